@@ -1,0 +1,87 @@
+"""How long a training step takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+
+from efftrain.measure.device import synchronize
+from efftrain.measure.step_clock import StepClock, StepTimes
+
+
+class StepTimer(pl.Callback):
+    """Log the time of an optimizer step over each logging window.
+
+    The device is synchronised at the ends of a window only: steps that queue up on a GPU are timed
+    together and their mean is right, without slowing them down.
+
+    | tag | meaning |
+    | --- | --- |
+    | `time/step_ms` | mean wall clock of one optimizer step, the wait for data left out |
+    | `time/data_ms` | mean wait for the next batch |
+    | `time/step_p50_ms`, `time/step_p90_ms`, `time/step_p99_ms` | percentiles in the window |
+
+    Args:
+        warmup_steps: First steps that are left out.
+    """
+
+    def __init__(self, warmup_steps: int = 3) -> None:
+        """Start with nothing timed."""
+        self.clock = StepClock(warmup_steps)
+        self._logged_steps = 0
+        self._global_step = 0
+
+    @property
+    def times(self) -> StepTimes | None:
+        """Times over the whole run so far."""
+        return self.clock.times()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Setting up an epoch is no wait for data."""
+        self._global_step = trainer.global_step
+        self.clock.pause()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Neither is validation."""
+        self.clock.pause()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """The batch is on the device."""
+        self.clock.begin_batch()
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Forward, backward and, unless gradients accumulate, the optimizer are done."""
+        stepped = trainer.global_step != self._global_step
+        self._global_step = trainer.global_step
+        closes_window = stepped and trainer.global_step % trainer.log_every_n_steps == 0
+        if closes_window:
+            synchronize(pl_module.device)
+        self.clock.end_batch(stepped)
+        if closes_window:
+            self._log(trainer)
+
+    def _log(self, trainer: pl.Trainer) -> None:
+        window = self.clock.steps - self._logged_steps
+        times = self.clock.times(window) if window else None
+        if times is None:
+            return
+        self._logged_steps = self.clock.steps
+        tags = {
+            "time/step_ms": times.step_ms,
+            "time/data_ms": times.data_ms,
+            "time/step_p50_ms": times.p50_ms,
+            "time/step_p90_ms": times.p90_ms,
+            "time/step_p99_ms": times.p99_ms,
+        }
+        for logger in trainer.loggers:
+            logger.log_metrics(tags, step=trainer.global_step)

@@ -1,0 +1,101 @@
+"""What each config may hold: keys, types and ranges.
+
+Hydra rejects an unknown key on the command line, but merges a misspelt one in a YAML file without a
+word. `validate` checks every composed config against these classes, whatever it came from.
+
+A field of type `Built` is a node with a `_target_`; its keys are checked against the signature of
+what it names, so the signature is the schema and nothing is written twice.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Built = dict[str, Any]
+"""A node that `build` turns into an object."""
+
+BnStats = Literal["running", "batch", "update", "recalibrate"]
+
+
+def given(*names: str) -> dict[str, Any]:
+    """Metadata of a `Built` field: arguments that come from the program, not the config."""
+    return {"given": names}
+
+
+@dataclass
+class PeftConfig:
+    """Group `peft`: which parameters train."""
+
+    method: str
+    head: str | None
+    include: list[str]
+    exclude: list[str]
+    bn_stats: BnStats
+
+
+@dataclass
+class TrainConfig:
+    """`conf/train.yaml`."""
+
+    seed: int
+    run_dir: str
+    peft: PeftConfig
+    callbacks: dict[str, Built | None]
+    logger: dict[str, Built | None]
+    model: Built
+    data: Built
+    task: Built = field(metadata=given("model", "selection", "optimizer", "scheduler"))
+    optim: Built = field(metadata=given("params"))
+    scheduler: Built | None = field(metadata=given("optimizer", "total_steps"))
+    trainer: Built = field(metadata=given("callbacks", "logger"))
+
+
+@dataclass
+class EvalConfig:
+    """`conf/eval.yaml`."""
+
+    run: str
+    run_dir: str
+    trainer: Built = field(metadata=given("callbacks", "logger"))
+
+
+@dataclass(frozen=True)
+class Range:
+    """An interval that a number must lie in."""
+
+    low: float
+    high: float = math.inf
+    low_open: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        # NaN compares false with everything, so it is in no range.
+        above = value > self.low if self.low_open else value >= self.low
+        return above and value <= self.high and (value != math.inf or self.high == math.inf)
+
+    def __str__(self) -> str:
+        bound = f"{'>' if self.low_open else '>='} {self.low:g}"
+        return bound if self.high == math.inf else f"{bound} and <= {self.high:g}"
+
+
+MAX_SEED = 2**32 - 1
+"""numpy's largest seed; Lightning seeds numpy too."""
+
+RANGES: dict[str, Range] = {
+    "seed": Range(0, MAX_SEED),
+    "data.batch_size": Range(1),
+    "data.num_workers": Range(0),
+    "optim.lr": Range(0, 1e6, low_open=True),
+    "optim.weight_decay": Range(0, 1e6),
+    "optim.momentum": Range(0, 1),
+    "scheduler.warmup": Range(0, 1),
+    "scheduler.floor": Range(0, 1),
+    "trainer.max_epochs": Range(-1),
+    "trainer.max_steps": Range(-1),
+    "trainer.log_every_n_steps": Range(1),
+    "trainer.accumulate_grad_batches": Range(1),
+    "trainer.gradient_clip_val": Range(0),
+    "task.loss.label_smoothing": Range(0, 1),
+}
+"""Ranges of the values that a constructor would take without a word."""

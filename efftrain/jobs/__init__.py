@@ -1,0 +1,1 @@
+"""What a verb does once its config has been checked. Torch and Lightning are imported from here on."""

@@ -1,0 +1,173 @@
+"""Fine-tune a model, and write what changed, what it cost and how good it is."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from omegaconf import DictConfig, OmegaConf
+
+from efftrain.callbacks import StepTimer, Throughput
+from efftrain.callbacks.cards import log_hyperparameters, log_text
+from efftrain.config.build import build, build_each
+from efftrain.errors import INTERRUPTED, TERMINATED
+from efftrain.files import write_text
+from efftrain.jobs.assemble import Parts, assemble, plain
+from efftrain.jobs.expected_warnings import expected_warnings
+from efftrain.measure.environment import describe_environment
+from efftrain.paths import RunFolder
+from efftrain.peft import save_delta
+from efftrain.profiling.params import count_parameters
+from efftrain.render.summary import print_summary, summary_markdown
+from efftrain.run import RunSummary, Status
+
+_EXIT_CODES: dict[Status, int] = {
+    "finished": 0,
+    "interrupted": INTERRUPTED,
+    "terminated": TERMINATED,
+}
+
+
+def train(config: DictConfig) -> None:
+    """One run; a sweep calls this once for each.
+
+    Args:
+        config: Checked against `TrainConfig`.
+    """
+    folder = RunFolder(Path(config.run_dir))
+    write_text(folder.environment, json.dumps(describe_environment(), indent=2) + "\n")
+    parts = assemble(config)
+    print(parts.selection, flush=True)
+    with expected_warnings():
+        summary = fine_tune(config, parts, folder)
+    write_text(folder.summary_json, json.dumps(summary.to_dict(), indent=2) + "\n")
+    write_text(folder.summary_md, summary_markdown(summary))
+    print_summary(summary, _readable(folder))
+    if summary.status != "finished":
+        sys.exit(_EXIT_CODES[summary.status])
+
+
+def fine_tune(config: DictConfig, parts: Parts, folder: RunFolder) -> RunSummary:
+    """Evaluate, train, evaluate again, and save what changed."""
+    callbacks = build_each(config.callbacks, "callbacks")
+    loggers = build_each(config.logger, "logger")
+    trainer: pl.Trainer = build(config.trainer, "trainer", callbacks=callbacks, logger=loggers)
+    log_text(loggers, "config", f"```yaml\n{OmegaConf.to_yaml(config, resolve=True)}```")
+
+    before = evaluate(trainer, parts)
+    began = time.perf_counter()
+    status = _until_signal(trainer, lambda: trainer.fit(parts.task, datamodule=parts.data))
+    train_s = time.perf_counter() - began
+    # Who stops a run does not want to wait for another evaluation.
+    after = evaluate(trainer, parts) if status == "finished" else _last_metrics(trainer)
+
+    delta = save_delta(parts.model, folder.delta, selection=parts.selection)
+    summary = RunSummary(
+        status=status,
+        run_dir=str(folder.root),
+        method=parts.selection.method,
+        seed=config.seed,
+        before=before,
+        after=after,
+        params=count_parameters(parts.model).to_dict(),
+        time={"train_s": train_s, **_step_times(callbacks)},
+        throughput=_throughput(callbacks),
+        delta={"path": folder.delta.name, "bytes": delta.bytes},
+        config=plain(config),
+    )
+    log_text(loggers, "summary", summary_markdown(summary))
+    log_hyperparameters(loggers, _hyperparameters(config), after, trainer.global_step)
+    for logger in loggers:
+        logger.finalize("success")
+    return summary
+
+
+def evaluate(trainer: pl.Trainer, parts: Parts) -> dict[str, float]:
+    """Metrics on the held-out split, as plain numbers."""
+    results: list[Any] = []
+    status = _until_signal(
+        trainer,
+        lambda: results.extend(trainer.validate(parts.task, datamodule=parts.data, verbose=False)),
+    )
+    if status != "finished":
+        sys.exit(_EXIT_CODES[status])
+    return {name: float(value) for name, value in results[0].items()}
+
+
+def _until_signal(trainer: pl.Trainer, run: Callable[[], object]) -> Status:
+    """Run a part of the Trainer's work, and tell a signal from a failure.
+
+    Lightning turns both signals into `SystemExit`: SIGINT with code 1, SIGTERM with code 0.
+    """
+    try:
+        run()
+    except SystemExit:
+        if trainer.received_sigterm:
+            return "terminated"
+        if trainer.interrupted:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning has ignored it
+            return "interrupted"
+        raise
+    return "finished"
+
+
+def _last_metrics(trainer: pl.Trainer) -> dict[str, float]:
+    known = trainer.callback_metrics
+    return {name: float(value) for name, value in known.items() if name.startswith("val/")}
+
+
+def _step_times(callbacks: list[pl.Callback]) -> dict[str, float]:
+    timers = [callback for callback in callbacks if isinstance(callback, StepTimer)]
+    times = timers[0].times if timers else None
+    if times is None:
+        return {}
+    return {
+        "steps": times.steps,
+        "step_ms": times.step_ms,
+        "data_ms": times.data_ms,
+        "step_p50_ms": times.p50_ms,
+        "step_p90_ms": times.p90_ms,
+        "step_p99_ms": times.p99_ms,
+    }
+
+
+def _throughput(callbacks: list[pl.Callback]) -> dict[str, float]:
+    meters = [callback for callback in callbacks if isinstance(callback, Throughput)]
+    rate = meters[0].samples_per_s if meters else None
+    return {} if rate is None else {"samples_per_s": rate}
+
+
+def _hyperparameters(config: DictConfig) -> dict[str, Any]:
+    """What tells runs apart in TensorBoard's table."""
+    keys = {
+        "model": "model._target_",
+        "method": "peft.method",
+        "bn_stats": "peft.bn_stats",
+        "optimizer": "optim._target_",
+        "lr": "optim.lr",
+        "weight_decay": "optim.weight_decay",
+        "batch_size": "data.batch_size",
+        "max_epochs": "trainer.max_epochs",
+        "precision": "trainer.precision",
+        "seed": "seed",
+    }
+    found = {name: OmegaConf.select(config, key) for name, key in keys.items()}
+    return {
+        name: str(value).rpartition(".")[2] if name in ("model", "optimizer") else value
+        for name, value in found.items()
+        if value is not None
+    }
+
+
+def _readable(folder: RunFolder) -> RunFolder:
+    """The same folder, relative to where the command was typed if it lies below."""
+    try:
+        return RunFolder(folder.root.relative_to(Path.cwd()))
+    except ValueError:
+        return folder

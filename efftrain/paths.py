@@ -1,0 +1,63 @@
+"""Where the package keeps its configs and assets, and what a run folder holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def conf_dir() -> Path:
+    """The folder of the shipped configs.
+
+    In a wheel they lie inside the package, in a checkout beside it.
+    """
+    inside = PACKAGE / "conf"
+    return inside if (inside / "train.yaml").is_file() else PACKAGE.parent / "conf"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Every file name of one run, in one place.
+
+    Attributes:
+        root: Hydra's run directory.
+    """
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The composed config, as Hydra saves it."""
+        return self.root / ".hydra" / "config.yaml"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files."""
+        return self.root / "tb"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Lightning's checkpoints."""
+        return self.root / "checkpoints"
+
+    @property
+    def delta(self) -> Path:
+        """What the fine-tuning changed, and nothing else."""
+        return self.root / "delta.safetensors"
+
+    @property
+    def summary_json(self) -> Path:
+        """The result, for programs."""
+        return self.root / "summary.json"
+
+    @property
+    def summary_md(self) -> Path:
+        """The result, for people."""
+        return self.root / "summary.md"
+
+    @property
+    def environment(self) -> Path:
+        """Versions and hardware that the run saw."""
+        return self.root / "env.json"

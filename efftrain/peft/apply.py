@@ -1,0 +1,78 @@
+"""Switch on what a selection names, and nothing else. No module is wrapped or replaced."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from efftrain.errors import ConfigError
+from efftrain.peft.bn_stats import POLICIES, find_tracking, set_bn_stats
+from efftrain.peft.patterns import did_you_mean
+from efftrain.peft.record import record_of
+from efftrain.peft.selection import Selection
+from efftrain.peft.tree import join, own_buffers
+
+
+def apply(model: nn.Module, selection: Selection, *, bn_stats: str = "running") -> None:
+    """Make exactly the selected parameters trainable, and hold the batch norms' statistics.
+
+    Gradients of frozen parameters are dropped: an optimizer that was built before would still
+    move a weight by a stale one.
+
+    Args:
+        model: The model that the selection was made for, or one of the same names. Changed in
+            place: `requires_grad`, `.grad` and the mode of batch norms; names, types and state-dict
+            keys stay.
+        selection: From `select`.
+        bn_stats: `running`, `batch`, `update` or `recalibrate`; see `set_bn_stats`.
+
+    Raises:
+        ConfigError: A selected name is not in the model, or cannot have a gradient (an integer or
+            quantized tensor); an unknown policy. The model is as before.
+    """
+    parameters = dict(model.named_parameters())
+    _check(model, parameters, selection)
+    if bn_stats not in POLICIES:
+        raise ConfigError(
+            f"peft.bn_stats={bn_stats} is not a policy{did_you_mean(bn_stats, POLICIES)}; "
+            f"allowed are {', '.join(POLICIES)}"
+        )
+    record = record_of(model)
+    if not record.selection:
+        record.buffers = running_statistics(model)
+    set_bn_stats(model, bn_stats)
+    chosen = frozenset(selection.names)
+    for name, parameter in parameters.items():
+        if name in chosen:
+            parameter.requires_grad_(True)
+        else:
+            parameter.requires_grad_(False)
+            parameter.grad = None
+    record.selection, record.bn_stats = selection, bn_stats
+
+
+def running_statistics(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of all running statistics, on the CPU, by state-dict key."""
+    return {
+        join(path, name): buffer.detach().cpu().clone()
+        for path, layer in find_tracking(model)
+        for name, buffer in own_buffers(layer, persistent=True).items()
+    }
+
+
+def _check(model: nn.Module, parameters: dict[str, nn.Parameter], selection: Selection) -> None:
+    problems: list[str] = []
+    for name in selection.names:
+        parameter = parameters.get(name)
+        if parameter is None:
+            problems.append(
+                f"peft.apply: {type(model).__name__} has no parameter {name}"
+                f"{did_you_mean(name, parameters)}; the selection was made for another model, "
+                "call select on this one"
+            )
+        elif not (parameter.is_floating_point() or parameter.is_complex()):
+            problems.append(
+                f"peft.apply: {name} holds {str(parameter.dtype).removeprefix('torch.')} and "
+                "cannot have a gradient; leave it out with peft.exclude"
+            )
+    if problems:
+        raise ConfigError(*problems[:5])

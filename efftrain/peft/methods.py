@@ -1,0 +1,86 @@
+"""What each method trains, as one table from its name to a function.
+
+A method is a function from a model's anatomy to the names of the parameters that train. Methods are
+joined with `+`, so `norm+head` trains what either of the two would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from efftrain.errors import ConfigError
+from efftrain.peft.anatomy import Anatomy
+from efftrain.peft.patterns import did_you_mean
+
+Method = Callable[[Anatomy], frozenset[str]]
+
+
+def norm(anatomy: Anatomy) -> frozenset[str]:
+    """Scale and bias of every normalization layer (Frankle et al. 2021; Zhao et al. 2024)."""
+    return anatomy.norm_names
+
+
+def norm_scale(anatomy: Anatomy) -> frozenset[str]:
+    """The scale of every normalization layer."""
+    return frozenset(site.scale for site in anatomy.norms if site.scale is not None)
+
+
+def norm_bias(anatomy: Anatomy) -> frozenset[str]:
+    """The bias of every normalization layer."""
+    return frozenset(site.bias for site in anatomy.norms if site.bias is not None)
+
+
+def bias(anatomy: Anatomy) -> frozenset[str]:
+    """Everything that is added: biases of linears, convolutions, norms and the head (BitFit)."""
+    return anatomy.bias_names
+
+
+def head(anatomy: Anatomy) -> frozenset[str]:
+    """The head alone: a linear probe."""
+    return anatomy.inside(anatomy.heads)
+
+
+def norm_head(anatomy: Anatomy) -> frozenset[str]:
+    """Norms and head."""
+    return norm(anatomy) | head(anatomy)
+
+
+def full(anatomy: Anatomy) -> frozenset[str]:
+    """Every parameter."""
+    return frozenset(anatomy.parameters)
+
+
+METHODS: dict[str, Method] = {
+    "norm": norm,
+    "norm_head": norm_head,
+    "norm_scale": norm_scale,
+    "norm_bias": norm_bias,
+    "bias": bias,
+    "head": head,
+    "last_k": full,  # all of the last k blocks: the blocks are cut out by `select`
+    "full": full,
+}
+
+OUTSIDE_BLOCKS = ("head", "norm_head")
+"""Methods whose head a choice of blocks does not cut off: a head lies in no block."""
+
+
+def split_method(method: str) -> tuple[str, ...]:
+    """The parts of a method's name.
+
+    Args:
+        method: One of `METHODS`, or several joined with `+`.
+
+    Raises:
+        ConfigError: A part is not a method.
+    """
+    parts = tuple(part.strip() for part in method.split("+"))
+    problems = [
+        f"peft.method={part} is not a method{did_you_mean(part, METHODS)}; allowed are "
+        f"{', '.join(METHODS)}, and combinations such as norm+head"
+        for part in parts
+        if part not in METHODS
+    ]
+    if problems:
+        raise ConfigError(*problems)
+    return parts

@@ -1,0 +1,62 @@
+"""Every figure that a run logs: its TensorBoard tag, unit and meaning.
+
+The README's table is checked against this one, and so is what a run logs. A figure that cannot be
+known is left out: never 0, infinite or a guess.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+How = Literal["predicted", "measured", "estimated"]
+
+
+@dataclass(frozen=True)
+class Tag:
+    """One figure.
+
+    Attributes:
+        name: TensorBoard tag; `<…>` stands for a name that the config gives.
+        unit: Of the logged value.
+        how: From shapes before running, while running, or from a cost model.
+        meaning: In one line.
+    """
+
+    name: str
+    unit: str
+    how: How
+    meaning: str
+
+    def matches(self, tag: str) -> bool:
+        """Whether a logged tag is this figure."""
+        pattern = re.sub(r"<[^>]+>", r"[a-z0-9_]+", self.name)
+        return re.fullmatch(pattern, tag) is not None
+
+
+TAGS: tuple[Tag, ...] = (
+    Tag("train/loss", "", "measured", "loss; `_step` of one batch, `_epoch` the mean of an epoch"),
+    Tag("train/<metric>", "", "measured", "a metric of the task over the epoch's training batches"),
+    Tag("val/loss", "", "measured", "mean loss on the held-out split"),
+    Tag("val/<metric>", "", "measured", "a metric of the task on the held-out split"),
+    Tag("lr/<group>", "", "measured", "learning rate of the norms, the head, the other parameters"),
+    Tag("params/total", "count", "predicted", "elements of all parameters; a tied tensor counts once"),
+    Tag("params/trainable", "count", "predicted", "of these, those that require a gradient"),
+    Tag("params/trainable_pct", "%", "predicted", "100 x trainable / total"),
+    Tag("params/buffers", "count", "predicted", "elements of the registered buffers"),
+    Tag("size/model_mib", "MiB", "predicted", "parameters and buffers at their own dtypes"),
+    Tag("time/step_ms", "ms", "measured", "mean wall clock of an optimizer step, data wait left out"),
+    Tag("time/data_ms", "ms", "measured", "mean wait for the next batch"),
+    Tag("time/step_p50_ms", "ms", "measured", "median step in the logging window"),
+    Tag("time/step_p90_ms", "ms", "measured", "90th percentile in the logging window"),
+    Tag("time/step_p99_ms", "ms", "measured", "99th percentile in the logging window"),
+    Tag("throughput/samples_per_s", "1/s", "measured", "training samples, data wait included, all devices"),
+)  # fmt: skip
+"""In the order of the README's table."""
+
+
+def find_tag(name: str) -> Tag | None:
+    """The figure that a logged tag belongs to; the suffixes of Lightning's epochs are its own."""
+    bare = re.sub(r"_(step|epoch)$", "", name)
+    return next((tag for tag in TAGS if tag.name == bare or tag.matches(bare)), None)

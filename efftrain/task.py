@@ -1,0 +1,137 @@
+"""The LightningModule: a model, a loss, metrics, an optimizer and a schedule, each given from outside."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import Metric, MetricCollection
+
+from efftrain.errors import DataError
+from efftrain.peft import Selection, param_groups
+
+MakeOptimizer = Callable[..., Optimizer]
+MakeSchedule = Callable[..., LRScheduler]
+
+
+class Task(pl.LightningModule):
+    """Supervised training on batches of inputs and labels.
+
+    A batch is a pair `(inputs, labels)`, or a mapping that holds "labels" beside the model's keyword
+    arguments. Works for any loss `(scores, labels) -> scalar`; the scores are the model's output, or
+    its `logits` where it returns a Hugging Face output.
+
+    Args:
+        model: With the selection applied. Its modes and BatchNorm statistics stay as they are.
+        selection: What trains; only this reaches the optimizer.
+        loss: Called with scores [N, ...] and labels [N, ...].
+        metrics: Logged as `train/<name>` and `val/<name>` over each epoch.
+        optimizer: Called with the parameter groups. Not needed to evaluate.
+        scheduler: Called with the optimizer, and the run's `total_steps` where it takes that.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        selection: Selection,
+        loss: nn.Module,
+        metrics: dict[str, Metric],
+        optimizer: MakeOptimizer | None = None,
+        scheduler: MakeSchedule | None = None,
+    ) -> None:
+        """Keep the parts; nothing is built yet."""
+        super().__init__()
+        self.model = model
+        self.selection = selection
+        self.loss = loss
+        collection = MetricCollection(dict(metrics))
+        self.train_metrics = collection.clone(prefix="train/")
+        self.val_metrics = collection.clone(prefix="val/")
+        self._make_optimizer = optimizer
+        self._make_schedule = scheduler
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's own forward."""
+        return self.model(*args, **kwargs)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Loss of one batch; the scalar that backward starts from."""
+        loss = self._evaluate(batch, self.train_metrics, "train/loss")
+        self.log_dict(self.train_metrics, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Loss and metrics of one held-out batch."""
+        loss = self._evaluate(batch, self.val_metrics, "val/loss")
+        self.log_dict(self.val_metrics, on_step=False, on_epoch=True)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """An optimizer over exactly what the selection names, and its schedule."""
+        if self._make_optimizer is None:
+            return None
+        defaults = _keywords(self._make_optimizer)
+        groups = param_groups(
+            self.model,
+            self.selection,
+            lr=defaults.get("lr"),
+            weight_decay=defaults.get("weight_decay", 0.0),
+        )
+        optimizer = self._make_optimizer(groups)
+        if self._make_schedule is None:
+            return optimizer
+        total = {"total_steps": int(self.trainer.estimated_stepping_batches)}
+        takes_total = "total_steps" in inspect.signature(self._make_schedule).parameters
+        schedule = self._make_schedule(optimizer, **(total if takes_total else {}))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def _evaluate(self, batch: Any, metrics: MetricCollection, name: str) -> Tensor:
+        inputs, labels = split_batch(batch)
+        output = self.model(**inputs) if isinstance(inputs, Mapping) else self.model(inputs)
+        scores = scores_of(output)
+        loss = self.loss(scores, labels)
+        metrics.update(scores.detach(), labels)
+        self.log(
+            name, loss, on_step=name.startswith("train"), on_epoch=True, batch_size=len(labels)
+        )
+        return loss
+
+
+def split_batch(batch: Any) -> tuple[Any, Tensor]:
+    """Inputs and labels of a batch.
+
+    Returns:
+        A tensor or a mapping of keyword arguments, and the labels [N, ...].
+
+    Raises:
+        DataError: The batch is neither a pair nor a mapping with "labels".
+    """
+    if isinstance(batch, Mapping) and "labels" in batch:
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        return inputs, batch["labels"]
+    if isinstance(batch, (tuple, list)) and len(batch) == 2:
+        return batch[0], batch[1]
+    raise DataError(
+        f"data: a batch must be (inputs, labels) or hold 'labels', got {type(batch).__name__}"
+    )
+
+
+def scores_of(output: Any) -> Tensor:
+    """The scores in what a model returned: itself, or its `logits`."""
+    return output if isinstance(output, Tensor) else output.logits
+
+
+def _keywords(make: MakeOptimizer) -> dict[str, Any]:
+    """What a partial has already fixed."""
+    return dict(getattr(make, "keywords", {}))
+
+
+__all__ = ["Task", "scores_of", "split_batch"]

@@ -75,7 +75,8 @@ def launch(verb: str, schema: type, job: Callable[[DictConfig], None]) -> NoRetu
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(_PIPE_CLOSED)
     except OSError as error:
-        _fail(f"{error.filename or 'system'}: {error.strerror or error}", MachineError.exit_code)
+        where = f"cannot use {error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}", MachineError.exit_code)
     except Exception as error:
         hint = "" if _wants_traceback() else f"; set {TRACEBACK_VARIABLE}=1 for the traceback"
         lines = str(error).strip().splitlines() or ["no message"]

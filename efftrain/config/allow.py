@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -81,9 +82,9 @@ def resolve(target: str) -> Callable[..., Any]:
     trusted = trusted_packages()
     package = target.split(".")[0]
     if package not in _IMPORTABLE | trusted:
-        raise ConfigError(
-            f"may not build '{target}'; if {package} is yours, set {TRUST_VARIABLE}={package}"
-        )
+        trust = f"; if {package} is yours, set {TRUST_VARIABLE}={package}"
+        hint = "" if package in sys.stdlib_module_names else trust
+        raise ConfigError(f"may not build '{target}'{hint}")
     found = _locate(target)
     if not (inspect.isclass(found) or inspect.isroutine(found)):
         raise ConfigError(f"'{target}' is neither a class nor a function")

@@ -27,7 +27,7 @@ from efftrain.config.problem import Problem, did_you_mean
 from efftrain.config.sources import COMMAND_LINE, Sources, locate_files
 from efftrain.errors import ConfigError
 
-_FAILURES = (HydraException, OmegaConfBaseException, YAMLError)
+_FAILURES = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
 
 MAX_CHECKED_JOBS = 64
 """Jobs of a sweep that are checked before the first one starts; composing takes about 0.1 s each."""

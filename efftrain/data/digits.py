@@ -34,6 +34,7 @@ class DigitsData(pl.LightningDataModule):
     Args:
         shift: "none" for the scans as they are, "camera" for `camera_shift`.
         augment: Jitter the training images anew each time.
+        drop_last: Leave out the last training batch of an epoch where it is not full.
         batch_size: Samples a batch.
         num_workers: Processes that load; 0 is fastest for tensors in memory.
 
@@ -44,6 +45,7 @@ class DigitsData(pl.LightningDataModule):
         self,
         shift: Shift = "none",
         augment: bool = False,
+        drop_last: bool = False,
         batch_size: int = 32,
         num_workers: int = 0,
     ) -> None:
@@ -51,6 +53,7 @@ class DigitsData(pl.LightningDataModule):
         super().__init__()
         self.shift = shift
         self.augment = augment
+        self.drop_last = drop_last
         self.batch_size = batch_size
         self.num_workers = num_workers
         self._train: TensorDataset | None = None
@@ -74,6 +77,7 @@ class DigitsData(pl.LightningDataModule):
             self._train,
             self.batch_size,
             shuffle=True,
+            drop_last=self.drop_last,
             num_workers=self.num_workers,
             collate_fn=collate,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import sys
 import time
@@ -16,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from efftrain.callbacks import StepTimer, Throughput
 from efftrain.callbacks.cards import log_hyperparameters, log_text
 from efftrain.config.build import build, build_each
-from efftrain.errors import INTERRUPTED, TERMINATED
+from efftrain.errors import INTERRUPTED, TERMINATED, NumericError
 from efftrain.files import write_text
 from efftrain.jobs.assemble import Parts, assemble, plain
 from efftrain.jobs.expected_warnings import expected_warnings
@@ -61,6 +62,7 @@ def fine_tune(config: DictConfig, parts: Parts, folder: RunFolder) -> RunSummary
     log_text(loggers, "config", f"```yaml\n{OmegaConf.to_yaml(config, resolve=True)}```")
 
     before = evaluate(trainer, parts)
+    _require_finite(before)
     began = time.perf_counter()
     status = _until_signal(trainer, lambda: trainer.fit(parts.task, datamodule=parts.data))
     train_s = time.perf_counter() - began
@@ -98,6 +100,14 @@ def evaluate(trainer: pl.Trainer, parts: Parts) -> dict[str, float]:
     if status != "finished":
         sys.exit(_EXIT_CODES[status])
     return {name: float(value) for name, value in results[0].items()}
+
+
+def _require_finite(metrics: dict[str, float]) -> None:
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise NumericError(
+                f"{name} is {value} before the first step; model.pretrained or the data hold such numbers"
+            )
 
 
 def _until_signal(trainer: pl.Trainer, run: Callable[[], object]) -> Status:

@@ -76,11 +76,14 @@ class Suspect:
         path: Where it is in the model.
         kind: Its class name.
         parameters: Full names of its own parameters.
+        refuted: Whether it was run and does not normalise, as MobileBERT's NoNorm; else it could
+            not be run alone, and nobody knows.
     """
 
     path: str
     kind: str
     parameters: tuple[str, ...]
+    refuted: bool
 
 
 def find_norms(model: nn.Module, extra_norms: Iterable[str] = ()) -> list[NormSite]:
@@ -115,52 +118,63 @@ def survey(
         for parameter in own_parameters(module).values():
             holders.setdefault(id(parameter), []).append(path)
 
+    judge = _Judge(extra)
+    verdicts = [(path, module, judge(module)) for path, module in walk(model)]
+    proven = {type(module) for _, module, verdict in verdicts if verdict and verdict.normalises}
     sites: list[NormSite] = []
     suspects: list[Suspect] = []
-    answers: dict[object, Probe | None] = {}
-    for path, module in walk(model):
-        verdict = _judge(module, extra, answers)
+    for path, module, verdict in verdicts:
         own = own_parameters(module)
-        if verdict is None:
-            if own and _calls_itself_norm(module) and _holds_only_vectors(module):
-                names = tuple(canonical[id(p)] for p in own.values())
-                suspects.append(Suspect(path, type(module).__name__, names))
-            continue
-        shared = [*paths[id(module)], *(at for p in own.values() for at in holders[id(p)])]
-        sites.append(_site(path, module, verdict, canonical, shared))
+        if own and type(module) in proven and not (verdict and verdict.normalises):
+            verdict = _named_roles(module)  # one of its class does: this one is switched off
+        if verdict and verdict.normalises:
+            shared = [*paths[id(module)], *(at for p in own.values() for at in holders[id(p)])]
+            sites.append(_site(path, module, verdict, canonical, shared))
+        elif own and _calls_itself_norm(path, module) and _holds_only_vectors(module):
+            names = tuple(canonical[id(p)] for p in own.values())
+            suspects.append(
+                Suspect(path, type(module).__name__, names, refuted=verdict is not None)
+            )
     return sites, suspects
 
 
-def _judge(
-    module: nn.Module, extra: frozenset[str], answers: dict[object, Probe | None]
-) -> Probe | None:
-    """The roles of the module's parameters if it is a norm, else None."""
-    own = own_parameters(module)
-    if isinstance(module, TORCH_NORMS):
-        return _named_roles(module, offset=False)
-    if names_of(module) & extra:
-        return _named_roles(module, offset=False)
-    frozen = _frozen_affine(module)
-    if frozen:
-        return Probe(None, None, offset=False)
-    if not (own or _calls_itself_norm(module)) or not _holds_only_vectors(module):
-        return None
-    shapes = tuple((name, tuple(p.shape)) for name, p in module.named_parameters())
-    # options such as add_unit_offset make one class behave in two ways
-    options = tuple(
-        (name, value)
-        for name, value in sorted(vars(module).items())
-        if isinstance(value, bool | str) and name != "training"
-    )
-    key = (type(module), shapes, options)
-    if key not in answers:
-        answers[key] = probe(module)
-    answer = answers[key]
-    if answer is None or not own:
+class _Judge:
+    """Decides whether modules are norms; asks only one of each kind."""
+
+    def __init__(self, extra: frozenset[str]) -> None:
+        self.extra = extra
+        self.answers: dict[object, Probe | None] = {}
+
+    def __call__(self, module: nn.Module) -> Probe | None:
+        """What the module is: a norm or none, with its parameters' roles; None if unknown."""
+        if isinstance(module, TORCH_NORMS) or names_of(module) & self.extra:
+            return _named_roles(module)
+        if _frozen_affine(module):
+            return Probe(normalises=True)
+        if own_parameters(module):
+            worth_asking = _holds_only_vectors(module)
+        else:  # without parameters, only a leaf that says what it is: not a block that wraps norms
+            named = "norm" in type(module).__name__.lower()
+            worth_asking = named and len(list(module.modules())) == 1
+        if not worth_asking:
+            return None
+        key = self._kind(module)
+        if key not in self.answers:
+            self.answers[key] = probe(module)
+        answer = self.answers[key]
+        if answer and answer.normalises and answer.scale is None and answer.bias is None:
+            return _named_roles(module, answer.offset)
         return answer
-    if answer.scale is None and answer.bias is None:
-        return _named_roles(module, answer.offset)
-    return answer
+
+    def _kind(self, module: nn.Module) -> object:
+        shapes = tuple((name, tuple(p.shape)) for name, p in module.named_parameters())
+        # options such as add_unit_offset make one class behave in two ways
+        options = tuple(
+            (name, value)
+            for name, value in sorted(vars(module).items())
+            if isinstance(value, bool | str) and name != "training"
+        )
+        return type(module), shapes, options
 
 
 def _site(
@@ -202,14 +216,14 @@ def names_of(module: nn.Module) -> frozenset[str]:
     return frozenset((kind.__name__, kind.__qualname__, f"{kind.__module__}.{kind.__qualname__}"))
 
 
-def _named_roles(module: nn.Module, offset: bool) -> Probe:
+def _named_roles(module: nn.Module, offset: bool = False) -> Probe:
     """Roles by local name; a lone parameter of another name is the scale."""
     own = own_parameters(module)
     scale = next((name for name in _SCALE_NAMES if name in own), None)
     bias = next((name for name in _BIAS_NAMES if name in own), None)
     if scale is None:
         scale = next((name for name in own if name != bias), None)
-    return Probe(scale, bias, offset)
+    return Probe(True, scale, bias, offset)
 
 
 def _frozen_affine(module: nn.Module) -> tuple[str, ...]:
@@ -220,8 +234,9 @@ def _frozen_affine(module: nn.Module) -> tuple[str, ...]:
     return tuple(name for name in ("weight", "bias") if name in buffers)
 
 
-def _calls_itself_norm(module: nn.Module) -> bool:
-    return "norm" in type(module).__name__.lower()
+def _calls_itself_norm(path: str, module: nn.Module) -> bool:
+    """By its class, or by the name under which its owner keeps it."""
+    return "norm" in f"{type(module).__name__} {path.rpartition('.')[2]}".lower()
 
 
 def _holds_only_vectors(module: nn.Module) -> bool:

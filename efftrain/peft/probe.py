@@ -2,16 +2,22 @@
 
 A normalization layer takes the scale out of its input: f(2x) = f(x), up to its epsilon, while f
 still depends on x. A layer scale, a PReLU, a gate or a tanh does not do that, whatever its name is.
+A response norm (ConvNeXt V2's GRN) does it in the part that it adds: f(x) = x + w x n(x) with
+n(2x) = n(x), where n depends on x.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+
+from efftrain.peft.tree import own_parameters
 
 # Large against every epsilon in use (1e-3 and below), so that epsilon cannot hide the invariance.
 _AMPLITUDE = 8.0
@@ -23,14 +29,16 @@ class Probe:
     """What a module showed.
 
     Attributes:
+        normalises: Whether it takes the scale out of its input.
         scale: Local name of the parameter that multiplies the normalised input, or None.
         bias: Local name of the parameter that is added to it, or None.
         offset: Whether the scale is applied as (1 + w), so that w = 0 is the identity.
     """
 
-    scale: str | None
-    bias: str | None
-    offset: bool
+    normalises: bool
+    scale: str | None = None
+    bias: str | None = None
+    offset: bool = False
 
 
 def probe(module: nn.Module) -> Probe | None:
@@ -43,7 +51,7 @@ def probe(module: nn.Module) -> Probe | None:
         module: A module whose parameters are vectors.
 
     Returns:
-        The roles of its parameters; None where it does not normalise or cannot be run alone.
+        What it showed; None where it cannot be run alone.
     """
     state = torch.get_rng_state()  # foreign code may draw from it
     try:
@@ -57,94 +65,136 @@ def probe(module: nn.Module) -> Probe | None:
 
 def _probe(trial: nn.Module) -> Probe | None:
     noise = torch.Generator().manual_seed(0)
-    widths = {p.numel() for p in trial.parameters(recurse=False) if p.numel() > 1}
-    for width in sorted(widths) or [8]:
-        for shape in _input_shapes(width):
-            first, second, gate = (
-                _AMPLITUDE * torch.randn(shape, generator=noise) for _ in range(3)
-            )
-            # a batch norm shows itself only in training: in eval it divides by stored statistics
-            for training in (False, True):
-                trial.train(training)
-                if _is_scale_invariant(trial, first, gate):
-                    return _roles(trial, first, second, gate)
-    return None
+    answer = None
+    for shape in _input_shapes(trial):
+        first, second, beside = (_AMPLITUDE * torch.randn(shape, generator=noise) for _ in range(3))
+        # a batch norm shows itself only in training: in eval it divides by stored statistics
+        for training in (False, True):
+            trial.train(training)
+            _fill(trial, 1.0)
+            output, doubled = _run(trial, first, beside), _run(trial, 2 * first, beside)
+            if output is None or doubled is None:
+                continue
+            if _is_same(output, doubled) and _has_values(output):
+                return _roles(trial, first, second, beside)
+            if _is_response_norm(trial, first, second, beside):
+                return _roles(trial, first, second, beside)
+            answer = Probe(normalises=False)
+    return answer
 
 
 def _trial_copy(module: nn.Module) -> nn.Module:
-    """A runnable stand-in: float32, on the CPU, without gradients, all parameters 1."""
+    """A runnable stand-in: float32, on the CPU."""
     trial = copy.deepcopy(module)
     if any(tensor.is_meta for tensor in [*trial.parameters(), *trial.buffers()]):
         trial.to_empty(device="cpu")
         for name, buffer in trial.named_buffers():
             buffer.fill_(1 if name.endswith("var") else 0)  # a variance divides: never 0
-    trial.to(device="cpu", dtype=torch.float32)
+    return trial.to(device="cpu", dtype=torch.float32)
+
+
+def _fill(trial: nn.Module, value: float) -> None:
     for parameter in trial.parameters():
-        parameter.fill_(1.0)
-    return trial
+        parameter.fill_(value)
 
 
-def _input_shapes(width: int) -> Iterator[tuple[int, ...]]:
-    """Layouts in use: [N, L, C], [N, C, H, W], [N, C], [N, H, W, C], [N, C, L], [N, C, D, H, W].
+def _input_shapes(trial: nn.Module) -> Iterator[tuple[int, ...]]:
+    """Layouts in use, channels C at each place, and those that the module's own sizes suggest.
 
     The other sizes differ from the width, so that a wrong layout fails instead of broadcasting.
     """
-    batch, high, wide = [size for size in (3, 4, 5, 6) if size != width][:3]
-    yield (batch, high, width)
-    yield (batch, width, high, wide)
-    yield (batch, width)
-    yield (batch, high, wide, width)
-    yield (batch, width, high)
-    yield (batch, width, high, wide, wide)
+    widths = {p.numel() for p in own_parameters(trial).values() if p.numel() > 1}
+    for width in sorted(widths) or [8]:
+        batch, high, wide = [size for size in (3, 4, 5, 6) if size != width][:3]
+        yield (batch, high, width)  # [N, L, C]
+        yield (batch, width, high, wide)  # [N, C, H, W]
+        yield (batch, width)
+        yield (batch, high, wide, width)  # [N, H, W, C]
+        yield (batch, width, high)  # [N, C, L]
+        yield (batch, high, width, wide)  # [N, L, heads, C], a scale for each head
+        yield (batch, width, high, wide, wide)  # [N, C, D, H, W]
+        for value in vars(trial).values():
+            if isinstance(value, int) and 1 < value < width and width % value == 0:
+                yield (batch, high, value, width // value)  # heads, or their size
+                yield (batch, high, width // value, value)
+            elif isinstance(value, tuple):
+                sizes = cast("tuple[object, ...]", value)
+                if sizes and all(isinstance(size, int) for size in sizes):
+                    yield (batch, high, *cast("tuple[int, ...]", sizes), width)
 
 
-def _run(trial: nn.Module, given: Tensor, gate: Tensor) -> Tensor | None:
-    """The module's output where it has the input's shape; a second input goes in where needed."""
-    for inputs in ((given,), (given, gate)):
+def _run(trial: nn.Module, given: Tensor, beside: Tensor) -> Tensor | None:
+    """The module's output if it has as many elements as the input, and is finite.
+
+    A second input goes in where one is needed: a gate, or the keys beside the queries. Of several
+    outputs, those of the inputs' shape are joined.
+    """
+    for inputs in ((given,), (given, beside)):
         try:
-            output = trial(*inputs)
+            output: object = trial(*inputs)
         except Exception:  # a layout or a signature that the module does not take
             continue
-        if isinstance(output, Tensor) and output.shape == given.shape:
-            return output.float() if bool(output.isfinite().all()) else None
+        parts = cast("tuple[object, ...]", output) if isinstance(output, tuple) else (output,)
+        found = [
+            part.float().reshape(given.shape)
+            for part in parts
+            if isinstance(part, Tensor) and part.numel() == math.prod(given.shape)
+        ]
+        if found:
+            joined = torch.stack(found)
+            return joined if bool(joined.isfinite().all()) else None
     return None
 
 
-def _is_scale_invariant(trial: nn.Module, given: Tensor, gate: Tensor) -> bool:
-    """Whether f(2x) = f(x), f varies with x, and f is not a mere sign or step of x."""
-    output, doubled = _run(trial, given, gate), _run(trial, 2 * given, gate)
-    if output is None or doubled is None or float(output.std()) < _TOLERANCE:
-        return False
-    size = float(output.abs().max())
-    if float((doubled - output).abs().max()) > _TOLERANCE * size:
-        return False
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    return float((one - other).abs().max()) <= _TOLERANCE * float(one.abs().max())
+
+
+def _has_values(output: Tensor) -> bool:
+    """Whether the output is neither constant nor a mere sign or step."""
     ordered = output.flatten().sort().values
     distinct = int((ordered.diff() > 0).sum())
-    return distinct > output.numel() // 4
+    return float(output.std()) > _TOLERANCE and distinct > output.numel() // 4
 
 
-def _roles(trial: nn.Module, first: Tensor, second: Tensor, gate: Tensor) -> Probe:
+def _is_response_norm(trial: nn.Module, first: Tensor, second: Tensor, beside: Tensor) -> bool:
+    """Whether f(x) = x + w x n(x) + b, where n ignores the scale of x and depends on x."""
+    _fill(trial, 0.0)
+    silent = _run(trial, first, beside)
+    if silent is None or not torch.equal(silent, first.expand_as(silent)):
+        return False
+    _fill(trial, 1.0)
+    responses: list[Tensor] = []
+    for given in (first, second):
+        once, twice, thrice = (_run(trial, times * given, beside) for times in (1, 2, 3))
+        if once is None or twice is None or thrice is None:
+            return False
+        if not _is_same(twice - once, thrice - twice):
+            return False
+        responses.append((twice - once) / given - 1)  # the difference is free of the bias
+    return not _is_same(responses[0], responses[1])
+
+
+def _roles(trial: nn.Module, first: Tensor, second: Tensor, beside: Tensor) -> Probe:
     """Switch on one parameter at a time, the others 0: a bias adds the same to any input."""
-    own = dict(trial.named_parameters(recurse=False))
+    own = own_parameters(trial)
 
-    def outputs(chosen: str | None) -> tuple[Tensor, Tensor]:
+    def outputs(chosen: str | None) -> list[Tensor]:
         for name, parameter in own.items():
             parameter.fill_(1.0 if name == chosen else 0.0)
-        results = _run(trial, first, gate), _run(trial, second, gate)
-        return tuple(torch.zeros(()) if one is None else one for one in results)  # type: ignore[return-value]
+        results = [_run(trial, given, beside) for given in (first, second)]
+        return [torch.zeros(()) if one is None else one for one in results]
 
     silent = outputs(None)
     scale = bias = None
     for name in own:
-        change = [on - off for on, off in zip(outputs(name), silent, strict=True)]
-        if all(float(one.abs().max()) < _TOLERANCE for one in change):
-            continue  # acts only beside others (a threshold, an activation's slope)
-        varies = change[0].shape != change[1].shape or not torch.allclose(
-            change[0], change[1], atol=_TOLERANCE
-        )
-        if varies and scale is None:
-            scale = name
-        elif not varies and bias is None:
-            bias = name
+        here, there = (on - off for on, off in zip(outputs(name), silent, strict=True))
+        if max(float(here.abs().max()), float(there.abs().max())) < _TOLERANCE:
+            continue  # acts only beside others: a threshold, an activation's slope
+        adds = here.shape == there.shape and torch.allclose(here, there, atol=_TOLERANCE)
+        if adds:
+            bias = bias or name
+        else:
+            scale = scale or name
     offset = scale is not None and float(silent[0].abs().max()) > _TOLERANCE
-    return Probe(scale, bias, offset)
+    return Probe(True, scale, bias, offset)

@@ -55,7 +55,7 @@ def select(
     anatomy = Anatomy.of(model, head, extra_norms)
     chosen = _chosen_by_method(anatomy, parts, blocks, last_k)
     if any("norm" in part for part in parts):
-        _refuse_gaps(anatomy, exclude, chosen)
+        _refuse_gaps(anatomy, exclude)
     chosen = _narrow(anatomy, chosen, include, exclude, also)
     _refuse_nothing_and_everything(anatomy, method, parts, chosen)
     return _describe(anatomy, method, parts, chosen)
@@ -79,27 +79,33 @@ def _chosen_by_method(
     return inside
 
 
-def _refuse_gaps(anatomy: Anatomy, exclude: tuple[str, ...], chosen: frozenset[str]) -> None:
+def _refuse_gaps(anatomy: Anatomy, exclude: tuple[str, ...]) -> None:
     """A norm that is not recognised would silently stay frozen: say so, with its class."""
     left_out = frozenset(name for pattern in exclude for name in anatomy.matching(pattern))
-    gaps: list[Suspect] = [
-        suspect for suspect in anatomy.suspects if not left_out.issuperset(suspect.parameters)
+    gaps = [
+        suspect
+        for suspect in anatomy.suspects
+        if not suspect.refuted and not left_out.issuperset(suspect.parameters)
     ]
     if not gaps:
         return
-    kinds = Counter(suspect.kind for suspect in gaps)
-    listed = ", ".join(
-        f"{kind} ({count}, first at {_first(gaps, kind)})" for kind, count in kinds.items()
-    )
     raise ConfigError(
-        f"peft.method: norm-like layers not recognised in {type(anatomy.model).__name__}: {listed}; "
-        f"add peft.extra_norms=[{','.join(kinds)}] to train them, or exclude them by name with "
-        f"peft.exclude=[{gaps[0].path}]"
+        f"peft.method: norm-like layers not recognised in {type(anatomy.model).__name__}: "
+        f"{_counted(gaps)}; add peft.extra_norms={_kinds(gaps)} to train them, or exclude them by "
+        f"name with peft.exclude=[{gaps[0].path}]"
     )
 
 
-def _first(gaps: list[Suspect], kind: str) -> str:
-    return next(suspect.path for suspect in gaps if suspect.kind == kind)
+def _counted(suspects: Iterable[Suspect]) -> str:
+    first: dict[str, str] = {}
+    for suspect in suspects:
+        first.setdefault(suspect.kind, suspect.path)
+    counts = Counter(suspect.kind for suspect in suspects)
+    return ", ".join(f"{kind} ({counts[kind]}, first at {path})" for kind, path in first.items())
+
+
+def _kinds(suspects: Iterable[Suspect]) -> str:
+    return f"[{','.join(dict.fromkeys(suspect.kind for suspect in suspects))}]"
 
 
 def _narrow(
@@ -137,6 +143,11 @@ def _refuse_nothing_and_everything(
             hint = f"scale and bias of {', '.join(kinds)} are buffers: call thaw_norms(model) first"
         elif "norm" in method and kinds:
             hint = f"{', '.join(kinds)} have no scale or bias: add them with peft.add_affine=true"
+        elif "norm" in method and anatomy.suspects:
+            hint = (
+                f"{_counted(anatomy.suspects)} are called norms and do not normalise: count them in "
+                f"with peft.extra_norms={_kinds(anatomy.suspects)}"
+            )
         raise ConfigError(f"peft.method={method} matched 0 of {count} parameters in {name}; {hint}")
     if "full" not in parts and len(chosen) == count:
         raise ConfigError(
@@ -160,7 +171,15 @@ def _describe(
         groups[role].append(name)
         sizes[role] += parameter.numel()
         trainable_bytes += parameter.numel() * parameter.element_size()
+    notes: list[str] = []
+    passed = [one for one in anatomy.suspects if one.refuted and not chosen & set(one.parameters)]
+    if passed and any("norm" in part for part in parts):
+        notes.append(
+            f"not counted as norms, as they do not normalise: {_counted(passed)}; "
+            f"peft.extra_norms={_kinds(passed)} counts them in"
+        )
     return Selection(
+        notes=tuple(notes),
         method=method,
         groups={group: tuple(names) for group, names in groups.items() if names},
         sizes={group: sizes[group] for group in GROUPS if groups[group]},

@@ -31,6 +31,11 @@ def test_every_bad_override_is_reported_and_the_good_ones_apply():
     assert composition.config.seed == 3
 
 
+def test_a_group_cannot_be_null_where_it_is_needed():
+    (line,) = problems_of("model=null")
+    assert line.startswith("model: Config group override must be a string")
+
+
 def test_an_override_that_depends_on_a_group_choice_applies():
     assert problems_of("optim.momentum=0.8", "optim=sgd") == []
 

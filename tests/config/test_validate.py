@@ -41,17 +41,11 @@ def test_the_default_config_is_valid():
         ("optim._target_=os.system", "optim._target_: may not build 'os.system'"),
         ("seed=${nothing}", "seed: Interpolation key 'nothing' not found"),
         ("seed=???", "seed: needs a value: write seed=…"),
-        ("model=null", "model: expected _target_ and its arguments, got None"),
+        ("~optim", "optim: missing"),
         ("callbacks.progress=7", "callbacks.progress: expected _target_ and its arguments, got 7"),
-        ("task.metrics.acc.averagee=x", "Key 'averagee'"),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_its_key(override, expected):
-    if "averagee" in override:
-        override = "+" + override
-        found = lines(override)
-        assert found == [], "torchmetrics takes any keyword; its constructor complains when built"
-        return
     found = lines(override)
     assert len(found) == 1
     assert found[0].startswith(expected)

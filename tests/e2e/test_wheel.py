@@ -131,7 +131,7 @@ def test_the_source_distribution_brings_what_its_tests_need(sdist: Path) -> None
     with tarfile.open(sdist) as file:
         names = {name.split("/", 1)[1] for name in file.getnames()}
     assert {"pyproject.toml", "constraints.txt", "README.md", "LICENSE", "scripts/test"} <= names
-    assert "tests/e2e/test_wheel.py" in names
+    assert {"tests/e2e/test_wheel.py", ".ci/run"} <= names
 
 
 def test_the_installed_package_is_the_one_that_is_imported(installed: Path, tmp_path: Path) -> None:

@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import pytest
+
+from efftrain.cli.configs import check_option, list_groups, summarise
+from efftrain.paths import conf_dir
+
+GROUPS = list_groups([conf_dir()])
+OPTIONS = [(group, option) for group, options in GROUPS.items() for option in options]
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes_and_validates(group, option):
+    assert check_option(group, option, [conf_dir()]) == []
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_says_what_it_is_for(group, option):
+    assert summarise(GROUPS[group][option]).endswith((".", ":", "?"))
+
+
+def test_no_yaml_is_out_of_reach():
+    reachable = {path for options in GROUPS.values() for path in options.values()}
+    primaries = set(conf_dir().glob("*.yaml"))
+    hydras_own = set(conf_dir().glob("hydra/*/*.yaml"))
+    assert set(conf_dir().rglob("*.yaml")) == reachable | primaries | hydras_own
+    assert {path.name for path in primaries} == {"train.yaml", "eval.yaml"}
+
+
+def test_the_listing_shows_every_option(command):
+    result = command("configs", "ls")
+    assert result.returncode == 0
+    for _, option in OPTIONS:
+        assert f"  {option} " in result.stdout
+
+
+def test_checking_finds_a_broken_file_of_ones_own(command, tmp_path: Path):
+    (tmp_path / "mine" / "optim").mkdir(parents=True)
+    (tmp_path / "mine" / "optim" / "bad.yaml").write_text("_target_: torch.optim.SGD\nlrr: 1\n")
+    result = command("configs", "check", "optim", "--config-dir", str(tmp_path / "mine"))
+    assert result.returncode == 2
+    assert "bad.yaml" in result.stderr
+    assert "optim.lrr: unknown key; did you mean 'lr'?" in result.stderr
+    assert "2 of 3 configs compose and validate" in result.stdout
+
+
+def test_an_unknown_group_is_named(command):
+    result = command("configs", "ls", "pfet")
+    assert result.returncode == 2
+    assert "no group 'pfet'" in result.stderr

@@ -6,6 +6,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from efftrain.callbacks.window import is_logging_step
+
 
 class LearningRate(pl.Callback):
     """Log `lr/<group>` at every logging step.
@@ -18,7 +20,7 @@ class LearningRate(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Log the rate that the coming step uses."""
-        if trainer.global_step % trainer.log_every_n_steps:
+        if not is_logging_step(trainer):
             return
         rates = {
             f"lr/{group.get('name', 'all')}": float(group["lr"])

@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from efftrain.callbacks.window import LoggingWindow
 from efftrain.measure.device import synchronize
 from efftrain.measure.step_clock import StepClock, StepTimes
 
@@ -30,7 +31,7 @@ class StepTimer(pl.Callback):
         """Start with nothing timed."""
         self.clock = StepClock(warmup_steps)
         self._logged_steps = 0
-        self._global_step = 0
+        self._window = LoggingWindow()
 
     @property
     def times(self) -> StepTimes | None:
@@ -39,7 +40,7 @@ class StepTimer(pl.Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Setting up an epoch is no wait for data."""
-        self._global_step = trainer.global_step
+        self._window.begin_epoch(trainer)
         self.clock.pause()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -61,9 +62,7 @@ class StepTimer(pl.Callback):
         batch_idx: int,
     ) -> None:
         """Forward, backward and, unless gradients accumulate, the optimizer are done."""
-        stepped = trainer.global_step != self._global_step
-        self._global_step = trainer.global_step
-        closes_window = stepped and trainer.global_step % trainer.log_every_n_steps == 0
+        stepped, closes_window = self._window.end_batch(trainer)
         if closes_window:
             synchronize(pl_module.device)
         self.clock.end_batch(stepped)

@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from efftrain.callbacks.window import LoggingWindow
 from efftrain.measure.batch import samples_in
 from efftrain.measure.device import synchronize
 
@@ -32,7 +33,7 @@ class Throughput(pl.Callback):
         self._window_s = 0.0
         self._seen = 0
         self._mark: float | None = None
-        self._global_step = 0
+        self._window = LoggingWindow()
 
     @property
     def samples_per_s(self) -> float | None:
@@ -41,7 +42,7 @@ class Throughput(pl.Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The clock runs from here, so that the first wait for data counts."""
-        self._global_step = trainer.global_step
+        self._window.begin_epoch(trainer)
         self._mark = time.perf_counter()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -61,9 +62,7 @@ class Throughput(pl.Callback):
         batch_idx: int,
     ) -> None:
         """Count the batch, and log where a window ends."""
-        stepped = trainer.global_step != self._global_step
-        self._global_step = trainer.global_step
-        closes_window = stepped and trainer.global_step % trainer.log_every_n_steps == 0
+        _, closes_window = self._window.end_batch(trainer)
         if closes_window:
             synchronize(pl_module.device)
         began, self._mark = self._mark, time.perf_counter()

@@ -103,7 +103,7 @@ class _Checker:
         choices = _choices(annotation)
         if value is None and type(None) in choices:
             return
-        if is_dataclass(annotation):
+        if isinstance(annotation, type) and is_dataclass(annotation):
             self.check_dataclass(value, annotation, key)
         elif Built in choices:
             self.check_built(value, key, given)

@@ -38,7 +38,6 @@ def digits_mobilenetv2(pretrained: bool | str = True, num_classes: int = 10) -> 
     config = MobileNetV2Config(
         num_channels=1,
         image_size=32,
-        num_labels=num_classes,
         hidden_act="relu6",
         depth_multiplier=0.35,
         finegrained_output=True,  # 1,280 features for the head, however narrow the rest is
@@ -46,6 +45,7 @@ def digits_mobilenetv2(pretrained: bool | str = True, num_classes: int = 10) -> 
         tf_padding=False,
         classifier_dropout_prob=0.0,
     )
+    config.num_labels = num_classes
     model = MobileNetV2ForImageClassification(config)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -22,6 +22,8 @@ from efftrain.peft.tree import own_parameters
 # Large against every epsilon in use (1e-3 and below), so that epsilon cannot hide the invariance.
 _AMPLITUDE = 8.0
 _TOLERANCE = 1e-2
+# A size that a module merely mentions may be an image's: no input of gigabytes for a question.
+_MOST_ELEMENTS = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ def _probe(trial: nn.Module) -> Probe | None:
     noise = torch.Generator().manual_seed(0)
     answer = None
     for shape in _input_shapes(trial):
+        if math.prod(shape) > _MOST_ELEMENTS:
+            continue
         first, second, beside = (_AMPLITUDE * torch.randn(shape, generator=noise) for _ in range(3))
         # a batch norm shows itself only in training: in eval it divides by stored statistics
         for training in (False, True):
@@ -172,7 +176,7 @@ def _is_response_norm(trial: nn.Module, first: Tensor, second: Tensor, beside: T
         if not _is_same(twice - once, thrice - twice):
             return False
         responses.append((twice - once) / given - 1)  # the difference is free of the bias
-    return not _is_same(responses[0], responses[1])
+    return float((responses[0] - responses[1]).abs().max()) > _TOLERANCE
 
 
 def _roles(trial: nn.Module, first: Tensor, second: Tensor, beside: Tensor) -> Probe:
@@ -182,19 +186,20 @@ def _roles(trial: nn.Module, first: Tensor, second: Tensor, beside: Tensor) -> P
     def outputs(chosen: str | None) -> list[Tensor]:
         for name, parameter in own.items():
             parameter.fill_(1.0 if name == chosen else 0.0)
-        results = [_run(trial, given, beside) for given in (first, second)]
-        return [torch.zeros(()) if one is None else one for one in results]
+        results = [_run(trial, first, second), _run(trial, second, beside)]
+        return [torch.zeros(1, *first.shape) if one is None else one for one in results]
 
     silent = outputs(None)
     scale = bias = None
+    offset = False
     for name in own:
         here, there = (on - off for on, off in zip(outputs(name), silent, strict=True))
         if max(float(here.abs().max()), float(there.abs().max())) < _TOLERANCE:
             continue  # acts only beside others: a threshold, an activation's slope
-        adds = here.shape == there.shape and torch.allclose(here, there, atol=_TOLERANCE)
-        if adds:
+        if torch.allclose(here, there, atol=_TOLERANCE):
             bias = bias or name
-        else:
-            scale = scale or name
-    offset = scale is not None and float(silent[0].abs().max()) > _TOLERANCE
+        elif scale is None:
+            scale = name
+            # what it scales is there although it is 0
+            offset = bool((silent[0].abs() > _TOLERANCE)[here.abs() > _TOLERANCE].any())
     return Probe(True, scale, bias, offset)

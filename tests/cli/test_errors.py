@@ -50,9 +50,11 @@ def test_a_misspelt_key_in_a_yaml_file_is_found(verb, tmp_path):
 
 
 def test_every_job_of_a_sweep_is_checked_before_the_first_starts(verb, tmp_path):
-    code, out, err = verb("train", "-m", "seed=0,1", "optim.lr=0.1,-1", "debug=fast")
+    code, _, err = verb("train", "-m", "seed=0,1", "optim.lr=0.1,-1", "debug=fast")
     assert code == 2
-    assert error_lines(err) == ["efftrain: optim.lr: must be > 0 and <= 1e+06, got -1 (command line)"]
+    assert error_lines(err) == [
+        "efftrain: optim.lr: must be > 0 and <= 1e+06, got -1 (command line)"
+    ]
     assert list((tmp_path / "cwd").iterdir()) == []
 
 

@@ -16,7 +16,9 @@ def test_help_names_every_verb_and_imports_nothing_heavy(command):
     # The promise is 0.4 s; a busy machine may take a multiple of that, torch alone takes seconds.
     assert seconds < 2
     code = "import sys, efftrain.cli; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert not {"torch", "hydra", "lightning", "omegaconf"} & set(loaded.stdout.split())
 
 
@@ -47,7 +49,7 @@ def test_a_verbs_help_lists_groups_and_keys(command):
     result = command("train", "--help")
     assert result.returncode == 0
     assert "peft: bias, full, head, norm" in result.stdout
-    assert "max_epochs: 20" in result.stdout
+    assert "max_epochs: 12" in result.stdout
 
 
 def test_completion_is_offered(command):

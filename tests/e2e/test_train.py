@@ -60,7 +60,7 @@ def test_the_default_job_adapts_to_the_shifted_domain(command):
 
     *_, last = result.stdout.strip().splitlines()
     assert shlex.split(last) == ["tensorboard", "--logdir", "run/tb"]
-    assert "0.3" in result.stdout
+    assert "val/acc" in result.stdout
     assert "14,080 of 408,650 parameters (3.45 %)" in result.stdout
 
     check_curves(run, summary)
@@ -83,7 +83,7 @@ def check_curves(run: Path, summary: dict) -> None:
     assert events.Scalars("params/trainable")[0].value == TRAINABLE["digits_norm"]
 
     steps = summary["time"]["steps"]
-    assert steps == 20 * math.ceil(1347 / 32) - 3, "three steps are warm-up"
+    assert steps == 12 * math.ceil(1347 / 32) - 3, "three steps are warm-up"
     timed_s = steps * summary["time"]["step_ms"] / 1000
     assert 0.5 * summary["time"]["train_s"] < timed_s < summary["time"]["train_s"]
     per_s = 32 / (summary["time"]["step_ms"] + summary["time"]["data_ms"]) * 1000
@@ -130,7 +130,9 @@ def test_norms_move_and_nothing_else_does(verb, tmp_path):
 
 def test_the_same_seed_gives_the_same_weights(verb, tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        code, _, err = verb("train", "debug=fast", f"seed={seed}", f"hydra.run.dir={tmp_path / name}")
+        code, _, err = verb(
+            "train", "debug=fast", f"seed={seed}", f"hydra.run.dir={tmp_path / name}"
+        )
         assert code == 0, err
     a, b, c = (load_file(tmp_path / name / "delta.safetensors") for name in "abc")
     assert all(torch.equal(a[name], b[name]) for name in a)
@@ -183,7 +185,7 @@ def test_weights_that_are_not_finite_stop_the_run_before_the_first_step(verb, tm
     weights = digits_mobilenetv2().state_dict()
     weights["classifier.bias"] = torch.full((10,), float("nan"))
     save_file(weights, tmp_path / "nan.safetensors")
-    code, out, err = verb("train", "debug=fast", f"model.pretrained={tmp_path / 'nan.safetensors'}")
+    code, _, err = verb("train", "debug=fast", f"model.pretrained={tmp_path / 'nan.safetensors'}")
     assert code == 5, err
     assert "val/loss is nan before the first step" in err
     assert "epoch 1" not in err

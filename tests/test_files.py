@@ -50,3 +50,15 @@ def test_the_digest_is_that_of_the_content(tmp_path: Path):
     content = os.urandom(3_000_000)
     (tmp_path / "x").write_bytes(content)
     assert sha256(tmp_path / "x") == hashlib.sha256(content).hexdigest()
+
+
+def test_a_file_is_as_readable_as_the_umask_says(tmp_path: Path):
+    (tmp_path / "plain").write_text("")
+
+    def write_privately(part: Path) -> None:
+        part.unlink()
+        part.write_text("x")
+        part.chmod(0o600)
+
+    write_atomic(tmp_path / "written", write_privately)
+    assert (tmp_path / "written").stat().st_mode == (tmp_path / "plain").stat().st_mode

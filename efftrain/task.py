@@ -33,6 +33,7 @@ class Task(pl.LightningModule):
         metrics: Logged as `train/<name>` and `val/<name>` over each epoch.
         optimizer: Called with the parameter groups. Not needed to evaluate.
         scheduler: Called with the optimizer, and the run's `total_steps` where it takes that.
+        rates: Learning rates of the groups "norm" and "head", where they have their own.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Task(pl.LightningModule):
         metrics: dict[str, Metric],
         optimizer: MakeOptimizer | None = None,
         scheduler: MakeSchedule | None = None,
+        rates: Mapping[str, float | None] | None = None,
     ) -> None:
         """Keep the parts; nothing is built yet."""
         super().__init__()
@@ -54,6 +56,7 @@ class Task(pl.LightningModule):
         self.val_metrics = collection.clone(prefix="val/")
         self._make_optimizer = optimizer
         self._make_schedule = scheduler
+        self._rates = dict(rates or {})
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's own forward."""
@@ -81,6 +84,8 @@ class Task(pl.LightningModule):
             self.selection,
             lr=defaults.get("lr"),
             weight_decay=defaults.get("weight_decay", 0.0),
+            norm_lr=self._rates.get("norm"),
+            head_lr=self._rates.get("head"),
         )
         optimizer = self._make_optimizer(groups)
         if self._make_schedule is None:

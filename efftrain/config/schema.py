@@ -32,7 +32,14 @@ class PeftConfig:
     head: str | None
     include: list[str]
     exclude: list[str]
+    also: list[str]
+    last_k: int | None
+    blocks: str | None
+    extra_norms: list[str]
+    norm_lr: float | None
+    head_lr: float | None
     bn_stats: BnStats
+    recalibrate_batches: int
 
 
 @dataclass
@@ -46,7 +53,7 @@ class TrainConfig:
     logger: dict[str, Built | None]
     model: Built
     data: Built
-    task: Built = field(metadata=given("model", "selection", "optimizer", "scheduler"))
+    task: Built = field(metadata=given("model", "selection", "optimizer", "scheduler", "rates"))
     optim: Built = field(metadata=given("params"))
     scheduler: Built | None = field(metadata=given("optimizer", "total_steps"))
     trainer: Built = field(metadata=given("callbacks", "logger"))
@@ -86,6 +93,10 @@ RANGES: dict[str, Range] = {
     "seed": Range(0, MAX_SEED),
     "data.batch_size": Range(1),
     "data.num_workers": Range(0),
+    "peft.last_k": Range(1),
+    "peft.norm_lr": Range(0, 1e6, low_open=True),
+    "peft.head_lr": Range(0, 1e6, low_open=True),
+    "peft.recalibrate_batches": Range(1),
     "optim.lr": Range(0, 1e6, low_open=True),
     "optim.weight_decay": Range(0, 1e6),
     "optim.momentum": Range(0, 1),

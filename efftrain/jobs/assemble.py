@@ -41,6 +41,10 @@ def assemble(config: DictConfig) -> Parts:
         head=peft.head,
         include=tuple(peft.include),
         exclude=tuple(peft.exclude),
+        also=tuple(peft.also),
+        extra_norms=tuple(peft.extra_norms),
+        last_k=peft.last_k,
+        blocks=peft.blocks,
     )
     apply(model, selection, bn_stats=peft.bn_stats)
     scheduler = None if config.scheduler is None else build(config.scheduler, "scheduler")
@@ -51,6 +55,7 @@ def assemble(config: DictConfig) -> Parts:
         selection=selection,
         optimizer=build(config.optim, "optim"),
         scheduler=scheduler,
+        rates={"norm": peft.norm_lr, "head": peft.head_lr},
     )
     return Parts(model, selection, build(config.data, "data"), task)
 

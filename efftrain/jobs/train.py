@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.fabric.utilities import move_data_to_device
 from omegaconf import DictConfig, OmegaConf
 
 from efftrain.callbacks import StepTimer, Throughput
@@ -23,10 +25,11 @@ from efftrain.jobs.assemble import Parts, assemble, plain
 from efftrain.jobs.expected_warnings import expected_warnings
 from efftrain.measure.environment import describe_environment
 from efftrain.paths import RunFolder
-from efftrain.peft import save_delta
+from efftrain.peft import recalibrate, save_delta
 from efftrain.profiling.params import count_parameters
 from efftrain.render.summary import print_summary, summary_markdown
 from efftrain.run import RunSummary, Status
+from efftrain.task import split_batch
 
 _EXIT_CODES: dict[Status, int] = {
     "finished": 0,
@@ -63,6 +66,8 @@ def fine_tune(config: DictConfig, parts: Parts, folder: RunFolder) -> RunSummary
 
     before = evaluate(trainer, parts)
     _require_finite(before)
+    if config.peft.bn_stats == "recalibrate":
+        measure_statistics(trainer, parts, config.peft.recalibrate_batches)
     began = time.perf_counter()
     status = _until_signal(trainer, lambda: trainer.fit(parts.task, datamodule=parts.data))
     train_s = time.perf_counter() - began
@@ -88,6 +93,16 @@ def fine_tune(config: DictConfig, parts: Parts, folder: RunFolder) -> RunSummary
     for logger in loggers:
         logger.finalize("success")
     return summary
+
+
+def measure_statistics(trainer: pl.Trainer, parts: Parts, batches: int) -> None:
+    """Set the BatchNorms' statistics to those of the training data, where the Trainer computes."""
+    device = trainer.strategy.root_device
+    parts.model.to(device)
+    parts.data.setup("fit")
+    loaded = itertools.islice(parts.data.train_dataloader(), batches)
+    inputs = [move_data_to_device(split_batch(batch)[0], device) for batch in loaded]
+    recalibrate(parts.model, inputs)
 
 
 def evaluate(trainer: pl.Trainer, parts: Parts) -> dict[str, float]:

@@ -13,12 +13,14 @@ Nothing is wrapped: module names, types and state-dict keys stay as they were. N
 safetensors alone.
 """
 
+from efftrain.peft.affine import AddedAffine, add_affine, thaw_norms
 from efftrain.peft.apply import apply
+from efftrain.peft.blending import interpolate
 from efftrain.peft.blocks import find_blocks
 from efftrain.peft.bn_stats import get_bn_stats, set_bn_stats
+from efftrain.peft.coverage import Coverage, norm_coverage
 from efftrain.peft.delta import (
     collect_delta,
-    interpolate,
     load_delta,
     save_delta,
     swap_delta,
@@ -29,33 +31,47 @@ from efftrain.peft.heads import find_head, find_heads
 from efftrain.peft.methods import METHODS
 from efftrain.peft.norms import NormSite, find_norms
 from efftrain.peft.param_groups import param_groups
+from efftrain.peft.precision import hold_float32, release_float32
 from efftrain.peft.recalibrate import Recalibration, recalibrate
 from efftrain.peft.select import select
 from efftrain.peft.selection import Selection
+from efftrain.peft.sites import SITES, find_sites
+from efftrain.peft.ssf import add_ssf, merge_ssf
 
 __all__ = [
     "METHODS",
+    "SITES",
+    "AddedAffine",
+    "Coverage",
     "Delta",
     "DeltaInfo",
     "NormSite",
     "Recalibration",
     "Selection",
+    "add_affine",
+    "add_ssf",
     "apply",
     "collect_delta",
     "find_blocks",
     "find_head",
     "find_heads",
     "find_norms",
+    "find_sites",
     "get_bn_stats",
+    "hold_float32",
     "interpolate",
     "load_delta",
+    "merge_ssf",
+    "norm_coverage",
     "param_groups",
     "read_delta",
     "recalibrate",
+    "release_float32",
     "save_delta",
     "select",
     "set_bn_stats",
     "swap_delta",
+    "thaw_norms",
     "unload_delta",
     "write_delta",
 ]

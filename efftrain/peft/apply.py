@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from efftrain.errors import ConfigError
-from efftrain.peft.bn_stats import POLICIES, find_tracking, set_bn_stats
+from efftrain.peft.bn_stats import POLICIES, set_bn_stats
+from efftrain.peft.model_state import running_statistics
 from efftrain.peft.patterns import did_you_mean
+from efftrain.peft.precision import hold_float32
 from efftrain.peft.record import record_of
 from efftrain.peft.selection import Selection
-from efftrain.peft.tree import join, own_buffers
 
 
-def apply(model: nn.Module, selection: Selection, *, bn_stats: str = "running") -> None:
+def apply(
+    model: nn.Module,
+    selection: Selection,
+    *,
+    bn_stats: str = "running",
+    float32_norms: bool = True,
+) -> None:
     """Make exactly the selected parameters trainable, and hold the batch norms' statistics.
 
     Gradients of frozen parameters are dropped: an optimizer that was built before would still
@@ -24,6 +31,8 @@ def apply(model: nn.Module, selection: Selection, *, bn_stats: str = "running") 
             keys stay.
         selection: From `select`.
         bn_stats: `running`, `batch`, `update` or `recalibrate`; see `set_bn_stats`.
+        float32_norms: In a model of low precision, hold the norms that train in float32, and the
+            statistics that move; see `hold_float32`. Otherwise small steps are rounded away.
 
     Raises:
         ConfigError: A selected name is not in the model, or cannot have a gradient (an integer or
@@ -47,16 +56,10 @@ def apply(model: nn.Module, selection: Selection, *, bn_stats: str = "running") 
         else:
             parameter.requires_grad_(False)
             parameter.grad = None
+    if float32_norms:
+        moving = running_statistics(model) if bn_stats in ("update", "recalibrate") else ()
+        hold_float32(model, [*selection.groups.get("norm", ()), *moving])
     record.selection, record.bn_stats = selection, bn_stats
-
-
-def running_statistics(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of all running statistics, on the CPU, by state-dict key."""
-    return {
-        join(path, name): buffer.detach().cpu().clone()
-        for path, layer in find_tracking(model)
-        for name, buffer in own_buffers(layer, persistent=True).items()
-    }
 
 
 def _check(model: nn.Module, parameters: dict[str, nn.Parameter], selection: Selection) -> None:

@@ -71,11 +71,18 @@ def _switch(layer: nn.Module, name: str, on: bool) -> None:
     object.__setattr__(layer, name, on)
 
 
+def moves_in_training(module: nn.Module) -> bool:
+    """Whether a layer keeps running statistics that plain training would move.
+
+    A frozen batch norm stores a variance, too, and has no momentum to move it by.
+    """
+    return "running_var" in own_buffers(module) and hasattr(module, "momentum")
+
+
 def find_tracking(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every layer with running statistics, by path; frozen batch norms have nothing to hold."""
+    """Every layer whose running statistics training would move, by path."""
     for path, module in walk(model):
-        buffers = own_buffers(module)
-        if "running_var" in buffers and "weight" not in buffers:
+        if moves_in_training(module):
             yield path, module
 
 

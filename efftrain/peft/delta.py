@@ -9,17 +9,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from efftrain.errors import CheckpointError, ConfigError, NumericError
-from efftrain.peft.apply import running_statistics
+from efftrain.peft.blending import blend
 from efftrain.peft.delta_file import Delta, DeltaInfo, read_delta, write_delta
 from efftrain.peft.fingerprint import digest_by_part, digest_of_parts
+from efftrain.peft.model_state import (
+    base_of,
+    frozen_of,
+    held_in_float32,
+    moved_statistics,
+    state_of,
+    write_values,
+)
 from efftrain.peft.patterns import did_you_mean
+from efftrain.peft.precision import hold_float32, release_float32
 from efftrain.peft.record import record_of
 from efftrain.peft.selection import Selection
-from efftrain.peft.tree import join, own_buffers, walk
 
 
 def save_delta(
@@ -65,7 +72,7 @@ def collect_delta(
     """
     record = record_of(model)
     selection = selection or record.selection
-    state = _state(model)
+    state = state_of(model)
     if selection is None:
         names = tuple(name for name, p in model.named_parameters() if p.requires_grad)
         groups, method = {"other": names}, "custom"
@@ -83,7 +90,7 @@ def collect_delta(
             f"{did_you_mean(unknown[0], state)}; the selection belongs to another model"
         )
     complete = len(names) == len(dict(model.named_parameters()))
-    keys = set(state) if complete else {*names, *record.base, *_moved_statistics(model)}
+    keys = set(state) if complete else {*names, *record.base, *moved_statistics(model)}
     tensors = {name: state[name].detach().cpu().contiguous().clone() for name in sorted(keys)}
     for name, tensor in tensors.items():
         if not bool(tensor.isfinite().all()):
@@ -91,7 +98,7 @@ def collect_delta(
                 f"save_delta: {name} holds NaN or infinity; nothing was written: train again with a "
                 "lower learning rate, or load the last good checkpoint"
             )
-    parts = digest_by_part({name: one for name, one in _base(model).items() if name not in keys})
+    parts = digest_by_part(frozen_of(model, keys))
     return Delta(
         tensors=tensors,
         method=method,
@@ -157,19 +164,20 @@ def swap_delta(
     """
     where = "delta" if isinstance(delta, Delta) else f"delta {delta}"
     delta = delta if isinstance(delta, Delta) else read_delta(delta)
-    base = _base(model)
+    base = base_of(model)
     _check_fit(where, model, base, delta)
     if check_base:
-        _check_base(where, base, delta)
+        _check_base(where, model, delta)
     values = {
         name: blend(name, base[name].detach().cpu(), tensor, scale)
         for name, tensor in delta.tensors.items()
     }
     unload_delta(model)
-    state, record = _state(model), record_of(model)
+    state, record = state_of(model), record_of(model)
     record.base = {name: state[name].detach().cpu().clone() for name in values}
+    record.raised = hold_float32(model, held_in_float32(model, delta.tensors))
     record.loaded = delta.sha256
-    _write(state, values)
+    write_values(state, values)
     return delta
 
 
@@ -185,73 +193,11 @@ def unload_delta(model: nn.Module) -> bool:
     record = record_of(model)
     if not record.base:
         return False
-    _write(_state(model), record.base)
-    record.base, record.loaded = {}, ""
+    if record.raised:
+        release_float32(model, record.raised)
+    write_values(state_of(model), record.base)
+    record.base, record.loaded, record.raised = {}, "", ()
     return True
-
-
-def interpolate(a: Path | str | Delta, b: Path | str | Delta, weight: float) -> Delta:
-    """The delta between two of the same base: (1 - weight) x a + weight x b.
-
-    Args:
-        a: A file, or a delta in memory.
-        b: Another one.
-        weight: The share of b. 0 and 1 give back a and b to the bit.
-
-    Returns:
-        A delta to load, or to write with `write_delta`.
-
-    Raises:
-        CheckpointError: A file is damaged, or the two differ in base, names or shapes.
-    """
-    first, second = (one if isinstance(one, Delta) else read_delta(one) for one in (a, b))
-    odd = sorted(set(first.tensors) ^ set(second.tensors))
-    odd += [
-        name
-        for name, tensor in first.tensors.items()
-        if name in second.tensors and tensor.shape != second.tensors[name].shape
-    ]
-    if odd:
-        raise CheckpointError(
-            f"interpolate: the deltas hold different tensors ({len(odd)}, first {odd[0]}); "
-            "both have to come from the same method on the same model"
-        )
-    if first.base != second.base:
-        raise CheckpointError(
-            "interpolate: the deltas belong to different base models; train both on the same one"
-        )
-    tensors = {
-        name: blend(name, tensor, second.tensors[name], weight)
-        for name, tensor in first.tensors.items()
-    }
-    nearer = second if weight > 0.5 else first
-    return Delta(
-        tensors=tensors,
-        method=nearer.method,
-        groups=nearer.groups,
-        bn_stats=nearer.bn_stats,
-        base=nearer.base,
-        base_parts=nearer.base_parts,
-        user={**nearer.user, "interpolated": repr(weight)},
-    )
-
-
-def blend(name: str, start: Tensor, end: Tensor, weight: float) -> Tensor:
-    """Start + weight x (end - start), exact at 0 and 1; a counter is taken from the nearer side.
-
-    Raises:
-        CheckpointError: A variance would become negative (weights outside 0 to 1).
-    """
-    if weight == 1.0 or weight == 0.0:
-        return end if weight == 1.0 else start
-    if not end.is_floating_point():
-        return end if weight > 0.5 else start
-    mixed = start.double() + weight * (end.double() - start.double())
-    if name.endswith("running_var") and bool((mixed < 0).any()):
-        raise CheckpointError(
-            f"{name} would become negative at {weight}; allowed with running statistics is 0 to 1"
-        )
-    return mixed.to(end.dtype)
 
 
 def _check_fit(where: str, model: nn.Module, base: Mapping[str, Tensor], delta: Delta) -> None:
@@ -270,7 +216,8 @@ def _check_fit(where: str, model: nn.Module, base: Mapping[str, Tensor], delta: 
         if name not in base:
             raise CheckpointError(
                 f"{where} does not fit {kind}: the model has no {name}{did_you_mean(name, base)}; "
-                "load it on the model that it was trained on"
+                "load it on the model that it was trained on (after add_ssf, add_affine or "
+                "thaw_norms where that one had them)"
             )
         if tensor.shape != base[name].shape:
             raise CheckpointError(
@@ -279,10 +226,10 @@ def _check_fit(where: str, model: nn.Module, base: Mapping[str, Tensor], delta: 
             )
 
 
-def _check_base(where: str, base: Mapping[str, Tensor], delta: Delta) -> None:
+def _check_base(where: str, model: nn.Module, delta: Delta) -> None:
     if not delta.base:
         return
-    parts = digest_by_part({name: one for name, one in base.items() if name not in delta.tensors})
+    parts = digest_by_part(frozen_of(model, delta.tensors))
     if digest_of_parts(parts) == delta.base:
         return
     both = sorted(set(parts) | set(delta.base_parts))
@@ -292,36 +239,3 @@ def _check_base(where: str, base: Mapping[str, Tensor], delta: Delta) -> None:
         f"{', …' if len(odd) > 6 else ''}; load the pretrained weights (and dtype) that it was "
         "trained on"
     )
-
-
-def _moved_statistics(model: nn.Module) -> set[str]:
-    """Keys of the running statistics that belong into the delta."""
-    record = record_of(model)
-    now = running_statistics(model)
-    if record.bn_stats not in ("running", "batch"):
-        return set(now)  # they follow the data, or nobody said that they do not
-    return {
-        name
-        for name, buffer in now.items()
-        if name not in record.buffers or not torch.equal(buffer, record.buffers[name])
-    }
-
-
-def _state(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers by state-dict key, each tensor once."""
-    state: dict[str, Tensor] = dict(model.named_parameters())
-    for path, module in walk(model):
-        for name, buffer in own_buffers(module, persistent=True).items():
-            state[join(path, name)] = buffer
-    return state
-
-
-def _base(model: nn.Module) -> dict[str, Tensor]:
-    """The state as it is without the loaded delta."""
-    return {**_state(model), **record_of(model).base}
-
-
-def _write(state: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, value in values.items():
-            state[name].copy_(value)

@@ -14,7 +14,7 @@ from torch import nn
 
 from efftrain.errors import ConfigError
 from efftrain.peft.patterns import did_you_mean
-from efftrain.peft.tree import own_parameters, walk
+from efftrain.peft.tree import has_parameters, own_parameters, walk
 
 _HEAD_NAMES = (
     "lm_head", "classifier", "fc", "heads", "head", "score", "qa_outputs", "classification_head",
@@ -67,7 +67,7 @@ def _checked_path(model: nn.Module, head: str) -> str:
             f"peft.head={head} is not a module of {type(model).__name__}"
             f"{did_you_mean(head, modules)}; allowed is any path from model.named_modules()"
         )
-    if next(modules[head].parameters(), None) is None:
+    if not has_parameters(modules[head]):
         raise ConfigError(f"peft.head={head} has no parameters; name the layer that has the weight")
     return head
 
@@ -83,7 +83,7 @@ def _declared_by_timm(model: nn.Module) -> Iterator[str]:
     if isinstance(names, tuple | list):
         modules = dict(walk(model, duplicates=True))
         for name in cast("tuple[str, ...]", names):
-            if name in modules and _has_parameters(modules[name]):
+            if name in modules and has_parameters(modules[name]):
                 yield name
 
 
@@ -99,7 +99,7 @@ def _declared_by_accessor(model: nn.Module) -> Iterator[str]:
             continue
         several = isinstance(returned, tuple | list)
         for module in cast("tuple[object, ...]", returned if several else (returned,)):
-            if isinstance(module, nn.Module) and _has_parameters(module):
+            if isinstance(module, nn.Module) and has_parameters(module):
                 yield from (path for path, one in walk(model) if one is module and path)
 
 
@@ -110,7 +110,7 @@ def _outside_base_model(model: nn.Module) -> Iterator[str]:
         return
     for name, child in model.named_children():
         inside = any(one is base for one in child.modules())
-        if not inside and _has_parameters(child):
+        if not inside and has_parameters(child):
             yield _descend(name, child)
 
 
@@ -149,7 +149,7 @@ def _descend(path: str, module: nn.Module) -> str:
     A torchvision classifier is a chain of pretrained layers of which only the last is the head.
     """
     while isinstance(module, _CONTAINERS):
-        members = [(name, one) for name, one in module.named_children() if _has_parameters(one)]
+        members = [(name, one) for name, one in module.named_children() if has_parameters(one)]
         name, module = members[-1]
         path = f"{path}.{name}"
     return path
@@ -170,7 +170,3 @@ def _output_sizes(model: nn.Module) -> set[int]:
     declared = [getattr(model, "num_classes", None)]
     declared += [getattr(config, name, None) for name in ("num_labels", "vocab_size")]
     return {size for size in declared if isinstance(size, int) and size > 0}
-
-
-def _has_parameters(module: nn.Module) -> bool:
-    return next(module.parameters(), None) is not None

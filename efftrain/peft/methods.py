@@ -11,6 +11,7 @@ from collections.abc import Callable
 from efftrain.errors import ConfigError
 from efftrain.peft.anatomy import Anatomy
 from efftrain.peft.patterns import did_you_mean
+from efftrain.peft.ssf import SCALE, SHIFT
 
 Method = Callable[[Anatomy], frozenset[str]]
 
@@ -45,6 +46,13 @@ def norm_head(anatomy: Anatomy) -> frozenset[str]:
     return norm(anatomy) | head(anatomy)
 
 
+def ssf(anatomy: Anatomy) -> frozenset[str]:
+    """The scales and shifts that `add_ssf` has put after frozen layers."""
+    return frozenset(
+        name for name in anatomy.parameters if name.rpartition(".")[2] in (SCALE, SHIFT)
+    )
+
+
 def full(anatomy: Anatomy) -> frozenset[str]:
     """Every parameter."""
     return frozenset(anatomy.parameters)
@@ -58,6 +66,7 @@ METHODS: dict[str, Method] = {
     "bias": bias,
     "head": head,
     "last_k": full,  # all of the last k blocks: the blocks are cut out by `select`
+    "ssf": ssf,
     "full": full,
 }
 

@@ -1,8 +1,7 @@
 """Find every normalization layer of a model by what it does, not by what it is called.
 
-Three kinds of evidence, strongest first: the layer is one of torch's own types; it normalises when
-it is run alone (see `probe`); the user named its class in `peft.extra_norms`. A class that calls
-itself a norm and shows none of the three is a suspect: reported by name, never silently dropped.
+The rule is in `norm_rule`. A layer that calls itself a norm and is none by the rule is a suspect:
+reported by name, never silently dropped.
 """
 
 from __future__ import annotations
@@ -13,21 +12,21 @@ from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 from torch import nn
-from torch.nn.modules.batchnorm import (
-    _NormBase,  # pyright: ignore[reportPrivateUsage]  # the base of every batch and instance norm
-)
 from torch.nn.parameter import is_lazy
 
 from efftrain.errors import ConfigError
+from efftrain.peft.bn_stats import moves_in_training
+from efftrain.peft.norm_rule import (
+    NormRule,
+    calls_itself_norm,
+    frozen_affine,
+    holds_only_vectors,
+    named_roles,
+    names_of,
+)
 from efftrain.peft.patterns import did_you_mean
-from efftrain.peft.probe import Probe, probe
-from efftrain.peft.tree import join, own_buffers, own_parameters, walk
-
-TORCH_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-"""torch's own norms; timm's fused norm-and-activation layers are subclasses of these."""
-
-_SCALE_NAMES = ("weight", "scale", "gamma", "g", "gain", "alpha_weight", "a_2")
-_BIAS_NAMES = ("bias", "beta", "shift", "b", "b_2")
+from efftrain.peft.probe import Probe
+from efftrain.peft.tree import join, own_parameters, walk
 
 
 @dataclass(frozen=True)
@@ -85,6 +84,10 @@ class Suspect:
     parameters: tuple[str, ...]
     refuted: bool
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
 
 def find_norms(model: nn.Module, extra_norms: Iterable[str] = ()) -> list[NormSite]:
     """List the normalization layers of a model, each once.
@@ -118,7 +121,7 @@ def survey(
         for parameter in own_parameters(module).values():
             holders.setdefault(id(parameter), []).append(path)
 
-    judge = _Judge(extra)
+    judge = NormRule(extra)
     verdicts = [(path, module, judge(module)) for path, module in walk(model)]
     proven = {type(module) for _, module, verdict in verdicts if verdict and verdict.normalises}
     sites: list[NormSite] = []
@@ -126,55 +129,16 @@ def survey(
     for path, module, verdict in verdicts:
         own = own_parameters(module)
         if own and type(module) in proven and not (verdict and verdict.normalises):
-            verdict = _named_roles(module)  # one of its class does: this one is switched off
+            verdict = named_roles(module)  # one of its class does: this one is switched off
         if verdict and verdict.normalises:
             shared = [*paths[id(module)], *(at for p in own.values() for at in holders[id(p)])]
             sites.append(_site(path, module, verdict, canonical, shared))
-        elif own and _calls_itself_norm(path, module) and _holds_only_vectors(module):
+        elif own and calls_itself_norm(path, module) and holds_only_vectors(module):
             names = tuple(canonical[id(p)] for p in own.values())
             suspects.append(
                 Suspect(path, type(module).__name__, names, refuted=verdict is not None)
             )
     return sites, suspects
-
-
-class _Judge:
-    """Decides whether modules are norms; asks only one of each kind."""
-
-    def __init__(self, extra: frozenset[str]) -> None:
-        self.extra = extra
-        self.answers: dict[object, Probe | None] = {}
-
-    def __call__(self, module: nn.Module) -> Probe | None:
-        """What the module is: a norm or none, with its parameters' roles; None if unknown."""
-        if isinstance(module, TORCH_NORMS) or names_of(module) & self.extra:
-            return _named_roles(module)
-        if _frozen_affine(module):
-            return Probe(normalises=True)
-        if own_parameters(module):
-            worth_asking = _holds_only_vectors(module)
-        else:  # without parameters, only a leaf that says what it is: not a block that wraps norms
-            named = "norm" in type(module).__name__.lower()
-            worth_asking = named and len(list(module.modules())) == 1
-        if not worth_asking:
-            return None
-        key = self._kind(module)
-        if key not in self.answers:
-            self.answers[key] = probe(module)
-        answer = self.answers[key]
-        if answer and answer.normalises and answer.scale is None and answer.bias is None:
-            return _named_roles(module, answer.offset)
-        return answer
-
-    def _kind(self, module: nn.Module) -> object:
-        shapes = tuple((name, tuple(p.shape)) for name, p in module.named_parameters())
-        # options such as add_unit_offset make one class behave in two ways
-        options = tuple(
-            (name, value)
-            for name, value in sorted(vars(module).items())
-            if isinstance(value, bool | str) and name != "training"
-        )
-        return type(module), shapes, options
 
 
 def _site(
@@ -185,7 +149,7 @@ def _site(
     shared: list[str],
 ) -> NormSite:
     own = own_parameters(module)
-    frozen = _frozen_affine(module)
+    frozen = frozen_affine(module)
     scale = own.get(roles.scale or "")
     bias = own.get(roles.bias or "")
     for parameter in (scale, bias):
@@ -206,43 +170,7 @@ def _site(
         affine=bool(affine),
         offset=roles.offset,
         frozen=tuple(join(path, name) for name in frozen),
-        running="running_var" in own_buffers(module),
-    )
-
-
-def names_of(module: nn.Module) -> frozenset[str]:
-    """The names by which an option may mean a module's class: short and full."""
-    kind = type(module)
-    return frozenset((kind.__name__, kind.__qualname__, f"{kind.__module__}.{kind.__qualname__}"))
-
-
-def _named_roles(module: nn.Module, offset: bool = False) -> Probe:
-    """Roles by local name; a lone parameter of another name is the scale."""
-    own = own_parameters(module)
-    scale = next((name for name in _SCALE_NAMES if name in own), None)
-    bias = next((name for name in _BIAS_NAMES if name in own), None)
-    if scale is None:
-        scale = next((name for name in own if name != bias), None)
-    return Probe(True, scale, bias, offset)
-
-
-def _frozen_affine(module: nn.Module) -> tuple[str, ...]:
-    """Local names of scale and bias where a batch norm keeps them as buffers."""
-    buffers = own_buffers(module)
-    if not {"running_mean", "running_var"} <= set(buffers):
-        return ()
-    return tuple(name for name in ("weight", "bias") if name in buffers)
-
-
-def _calls_itself_norm(path: str, module: nn.Module) -> bool:
-    """By its class, or by the name under which its owner keeps it."""
-    return "norm" in f"{type(module).__name__} {path.rpartition('.')[2]}".lower()
-
-
-def _holds_only_vectors(module: nn.Module) -> bool:
-    """Whether no parameter in it is a matrix; [C, 1, 1] counts as a vector of C."""
-    return all(
-        not is_lazy(p) and sum(size > 1 for size in p.shape) <= 1 for p in module.parameters()
+        running=moves_in_training(module),
     )
 
 

@@ -21,6 +21,8 @@ class Record:
         buffers: Running statistics as they were when it did, on the CPU.
         base: What a loaded delta replaced, on the CPU, by state-dict key.
         loaded: SHA-256 of the loaded delta's content, or "".
+        low: What `hold_float32` replaced, on the CPU, by state-dict key.
+        raised: Paths of the layers that loading a delta raised to float32.
     """
 
     selection: Selection | None = None
@@ -28,6 +30,8 @@ class Record:
     buffers: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     base: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     loaded: str = ""
+    low: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    raised: tuple[str, ...] = ()
 
 
 def record_of(model: nn.Module) -> Record:

@@ -14,6 +14,7 @@ from efftrain.peft.methods import METHODS, OUTSIDE_BLOCKS, split_method
 from efftrain.peft.norms import Suspect
 from efftrain.peft.patterns import match_all
 from efftrain.peft.selection import Selection
+from efftrain.peft.sites import Run, choose_sites
 
 
 def select(
@@ -27,6 +28,9 @@ def select(
     extra_norms: Iterable[str] = (),
     last_k: int | None = None,
     blocks: str | None = None,
+    norm_kinds: Iterable[str] = (),
+    sites: Iterable[str] = (),
+    run: Run | None = None,
 ) -> Selection:
     """Name the parameters that a method trains.
 
@@ -41,6 +45,9 @@ def select(
         extra_norms: Class names to count as norms although they do not normalise (`DyT`).
         last_k: Only the last k blocks. A head that the method asks for stays in.
         blocks: Only these blocks: a slice (`0:4`, `-2:`) or numbers (`0,1`). As above for the head.
+        norm_kinds: Of the norms, only those of these classes: globs such as `LayerNorm*`.
+        sites: Of the norms, only those that stand here; see `find_sites`.
+        run: Runs one forward, for the sites that only a forward shows.
 
     Returns:
         The selection; print it to see what would train.
@@ -51,11 +58,13 @@ def select(
             norm and is not recognised as one, while the method trains norms.
     """
     include, exclude, also = _listed(include), _listed(exclude), _listed(also)
+    extra_norms = _listed(extra_norms)
     parts = split_method(method)
     anatomy = Anatomy.of(model, head, extra_norms)
     chosen = _chosen_by_method(anatomy, parts, blocks, last_k)
     if any("norm" in part for part in parts):
         _refuse_gaps(anatomy, exclude)
+    chosen = _narrow_norms(anatomy, chosen, _listed(norm_kinds), _listed(sites), run, extra_norms)
     chosen = _narrow(anatomy, chosen, include, exclude, also)
     _refuse_nothing_and_everything(anatomy, method, parts, chosen)
     return _describe(anatomy, method, parts, chosen)
@@ -108,6 +117,26 @@ def _kinds(suspects: Iterable[Suspect]) -> str:
     return f"[{','.join(dict.fromkeys(suspect.kind for suspect in suspects))}]"
 
 
+def _narrow_norms(
+    anatomy: Anatomy,
+    chosen: frozenset[str],
+    kinds: tuple[str, ...],
+    sites: tuple[str, ...],
+    run: Run | None,
+    extra_norms: tuple[str, ...],
+) -> frozenset[str]:
+    """Drop the norms of other classes and at other sites; what is no norm is not touched."""
+    norms = anatomy.norms
+    if kinds:
+        there = match_all({site.kind for site in norms}, kinds, "peft.norm_kinds")
+        norms = tuple(site for site in norms if site.kind in there)
+    if sites:
+        paths = choose_sites(anatomy.model, sites, run, extra_norms)
+        norms = tuple(site for site in norms if site.path in paths)
+    left = {name for site in norms for name in site.parameters}
+    return chosen - (anatomy.norm_names - left)
+
+
 def _narrow(
     anatomy: Anatomy,
     chosen: frozenset[str],
@@ -143,6 +172,8 @@ def _refuse_nothing_and_everything(
             hint = f"scale and bias of {', '.join(kinds)} are buffers: call thaw_norms(model) first"
         elif "norm" in method and kinds:
             hint = f"{', '.join(kinds)} have no scale or bias: add them with peft.add_affine=true"
+        elif "ssf" in parts:
+            hint = "put the scales and shifts there first, with add_ssf(model)"
         elif "norm" in method and anatomy.suspects:
             hint = (
                 f"{_counted(anatomy.suspects)} are called norms and do not normalise: count them in "
@@ -187,7 +218,7 @@ def _describe(
         trainable=sum(sizes.values()),
         trainable_bytes=trainable_bytes,
         frozen=dict(frozen),
-        drifting=tuple(site.path for site in anatomy.norms if site.running and not site.frozen),
+        drifting=tuple(site.path for site in anatomy.norms if site.running),
         norms=tuple(site for site in anatomy.norms if chosen.intersection(site.parameters)),
         heads=anatomy.heads if any(part in OUTSIDE_BLOCKS for part in parts) else (),
     )

@@ -39,6 +39,11 @@ def own_buffers(module: nn.Module, *, persistent: bool = False) -> dict[str, Ten
     }
 
 
+def has_parameters(module: nn.Module) -> bool:
+    """Whether there is any parameter in a module."""
+    return next(module.parameters(), None) is not None
+
+
 def elements(module: nn.Module) -> int:
     """Elements of all parameters in a module, each tensor once."""
     return sum(parameter.numel() for parameter in module.parameters())

@@ -89,6 +89,9 @@ def check_curves(run: Path, summary: dict) -> None:
     per_s = 32 / (summary["time"]["step_ms"] + summary["time"]["data_ms"]) * 1000
     assert summary["throughput"]["samples_per_s"] == pytest.approx(per_s, rel=0.1)
 
+    hparams = events.PluginTagToContent("hparams")
+    assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= set(hparams)
+    assert b"val/acc" in hparams["_hparams_/experiment"]
     texts = set(events.Tags()["tensors"])
     assert {"config/text_summary", "summary/text_summary"} <= texts
 
@@ -189,3 +192,29 @@ def test_weights_that_are_not_finite_stop_the_run_before_the_first_step(verb, tm
     assert code == 5, err
     assert "val/loss is nan before the first step" in err
     assert "epoch 1" not in err
+
+
+def test_recalibrated_statistics_are_measured_on_the_new_data_and_travel(verb, tmp_path):
+    run = tmp_path / "run"
+    code, _, err = verb(
+        "train", "debug=fast", "peft.bn_stats=recalibrate", "peft.recalibrate_batches=2",
+        f"hydra.run.dir={run}",
+    )  # fmt: skip
+    assert code == 0, err
+    delta = load_file(run / "delta.safetensors")
+    base = digits_mobilenetv2().state_dict()
+    stem = "mobilenet_v2.conv_stem.first_conv.normalization"
+    assert not torch.equal(delta[f"{stem}.running_mean"], base[f"{stem}.running_mean"])
+    assert sum("running_var" in name for name in delta) == 52
+
+
+def test_norms_and_head_can_have_rates_of_their_own(verb, tmp_path):
+    run = tmp_path / "run"
+    code, _, err = verb(
+        "train", "debug=fast", "peft=norm_head", "peft.norm_lr=0.02", "peft.head_lr=0.001",
+        "scheduler=constant", f"hydra.run.dir={run}",
+    )  # fmt: skip
+    assert code == 0, err
+    events = scalars(run / "tb")
+    assert events.Scalars("lr/norm")[0].value == pytest.approx(0.02)
+    assert events.Scalars("lr/head")[0].value == pytest.approx(0.001)

@@ -36,7 +36,7 @@ class Tag:
 
 
 TAGS: tuple[Tag, ...] = (
-    Tag("train/loss", "", "measured", "loss; `_step` of one batch, `_epoch` the mean of an epoch"),
+    Tag("train/loss", "", "measured", "mean loss over the epoch's training samples; `train/loss_step` of one batch"),
     Tag("train/<metric>", "", "measured", "a metric of the task over the epoch's training batches"),
     Tag("val/loss", "", "measured", "mean loss on the held-out split"),
     Tag("val/<metric>", "", "measured", "a metric of the task on the held-out split"),
@@ -57,6 +57,6 @@ TAGS: tuple[Tag, ...] = (
 
 
 def find_tag(name: str) -> Tag | None:
-    """The figure that a logged tag belongs to; the suffixes of Lightning's epochs are its own."""
-    bare = re.sub(r"_(step|epoch)$", "", name)
+    """The figure that a logged tag belongs to."""
+    bare = name.removesuffix("_step")
     return next((tag for tag in TAGS if tag.name == bare or tag.matches(bare)), None)

@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from efftrain.errors import DataError
 from efftrain.peft import Selection, param_groups
@@ -54,6 +54,9 @@ class Task(pl.LightningModule):
         collection = MetricCollection(dict(metrics))
         self.train_metrics = collection.clone(prefix="train/")
         self.val_metrics = collection.clone(prefix="val/")
+        # Means over samples, also where the last batch is short and over several processes
+        self.train_loss = MeanMetric()
+        self.val_loss = MeanMetric()
         self._make_optimizer = optimizer
         self._make_schedule = scheduler
         self._rates = dict(rates or {})
@@ -64,13 +67,16 @@ class Task(pl.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Loss of one batch; the scalar that backward starts from."""
-        loss = self._evaluate(batch, self.train_metrics, "train/loss")
+        loss = self._evaluate(batch, self.train_metrics, self.train_loss)
+        self.log("train/loss_step", loss.detach(), on_step=True, on_epoch=False)
+        self.log("train/loss", self.train_loss, on_step=False, on_epoch=True)
         self.log_dict(self.train_metrics, on_step=False, on_epoch=True)
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Loss and metrics of one held-out batch."""
-        loss = self._evaluate(batch, self.val_metrics, "val/loss")
+        loss = self._evaluate(batch, self.val_metrics, self.val_loss)
+        self.log("val/loss", self.val_loss, on_step=False, on_epoch=True)
         self.log_dict(self.val_metrics, on_step=False, on_epoch=True)
         return loss
 
@@ -98,15 +104,13 @@ class Task(pl.LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
-    def _evaluate(self, batch: Any, metrics: MetricCollection, name: str) -> Tensor:
+    def _evaluate(self, batch: Any, metrics: MetricCollection, mean: MeanMetric) -> Tensor:
         inputs, labels = split_batch(batch)
         output = self.model(**inputs) if isinstance(inputs, Mapping) else self.model(inputs)
         scores = scores_of(output)
         loss = self.loss(scores, labels)
         metrics.update(scores.detach(), labels)
-        self.log(
-            name, loss, on_step=name.startswith("train"), on_epoch=True, batch_size=len(labels)
-        )
+        mean.update(loss.detach(), weight=len(labels))
         return loss
 
 

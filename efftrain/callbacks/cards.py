@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 
 def log_text(loggers: Iterable[Logger], title: str, markdown: str) -> None:
-    """Put a card under TensorBoard's text tab; other loggers have none."""
+    """Put a card under TensorBoard's text tab; other loggers have none, and other ranks no tab."""
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.add_text(title, markdown)

@@ -70,7 +70,7 @@ class PlainProgress(ProgressBar):
         self._said_at = time.monotonic()
         if not self._enabled:
             return
-        names = ("train/loss", "val/loss", "val/acc")
+        names = ("train/loss_step" if place else "train/loss", "val/loss", "val/acc")
         known = trainer.callback_metrics
         figures = [f"{name} {float(known[name]):.3f}" for name in names if name in known]
         epochs = "" if trainer.max_epochs in (None, -1) else f"/{trainer.max_epochs}"

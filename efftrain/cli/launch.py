@@ -34,6 +34,8 @@ from efftrain.paths import RunFolder, conf_dir
 
 TRACEBACK_VARIABLE = "EFFTRAIN_TRACEBACK"
 
+_PROCESSES = ("strategy", "devices")
+
 _PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 _HYDRA_PARTS = frozenset({"hydra", "hydra_plugins"})
@@ -101,6 +103,8 @@ def _check_jobs(name: str, args: Namespace, schema: type, folders: list[Path]) -
         OmegaConf.set_struct(config, False)
         del config["hydra"]
         found += validate(config, schema, composition.sources)
+        if args.multirun:
+            found += _check_strategy(config)
         problems.update(dict.fromkeys(map(str, found)))
         if not found and not args.multirun:
             _check_run_folder(composition.config)
@@ -121,6 +125,15 @@ def _check_hydra_node(config: DictConfig) -> list[Problem]:
         if target and package not in known:
             problems.append(Problem(f"{key}._target_", f"may not build '{target}'", COMMAND_LINE))
     return problems
+
+
+def _check_strategy(config: DictConfig) -> list[Problem]:
+    """Lightning starts the other processes by this very command line, sweep and all."""
+    strategy, devices = (OmegaConf.select(config, f"trainer.{key}") for key in _PROCESSES)
+    if "ddp" not in str(strategy) or devices in (1, "1") or "TORCHELASTIC_RUN_ID" in os.environ:
+        return []
+    what = "a sweep cannot start several processes, each would sweep again; run the jobs one by one"
+    return [Problem("trainer.strategy", what)]
 
 
 def _check_run_folder(config: DictConfig) -> None:

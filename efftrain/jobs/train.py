@@ -45,24 +45,31 @@ def train(config: DictConfig) -> None:
         config: Checked against `TrainConfig`.
     """
     folder = RunFolder(Path(config.run_dir))
-    write_text(folder.environment, json.dumps(describe_environment(), indent=2) + "\n")
     parts = assemble(config)
-    print(parts.selection, flush=True)
+    trainer: pl.Trainer = build(
+        config.trainer,
+        "trainer",
+        callbacks=build_each(config.callbacks, "callbacks"),
+        logger=build_each(config.logger, "logger"),
+    )
+    if trainer.is_global_zero:  # of several processes, one writes and prints
+        write_text(folder.environment, json.dumps(describe_environment(), indent=2) + "\n")
+        print(parts.selection, flush=True)
     with expected_warnings():
-        summary = fine_tune(config, parts, folder)
-    write_text(folder.summary_json, json.dumps(summary.to_dict(), indent=2) + "\n")
-    write_text(folder.summary_md, summary_markdown(summary))
-    print_summary(summary, _readable(folder))
+        summary = fine_tune(config, trainer, parts, folder)
+    if trainer.is_global_zero:
+        write_text(folder.summary_json, json.dumps(summary.to_dict(), indent=2) + "\n")
+        write_text(folder.summary_md, summary_markdown(summary))
+        print_summary(summary, _readable(folder))
     if summary.status != "finished":
         sys.exit(_EXIT_CODES[summary.status])
 
 
-def fine_tune(config: DictConfig, parts: Parts, folder: RunFolder) -> RunSummary:
+def fine_tune(
+    config: DictConfig, trainer: pl.Trainer, parts: Parts, folder: RunFolder
+) -> RunSummary:
     """Evaluate, train, evaluate again, and save what changed."""
-    callbacks = build_each(config.callbacks, "callbacks")
-    loggers = build_each(config.logger, "logger")
-    trainer: pl.Trainer = build(config.trainer, "trainer", callbacks=callbacks, logger=loggers)
-    log_text(loggers, "config", f"```yaml\n{OmegaConf.to_yaml(config, resolve=True)}```")
+    log_text(trainer.loggers, "config", f"```yaml\n{OmegaConf.to_yaml(config, resolve=True)}```")
 
     before = evaluate(trainer, parts)
     _require_finite(before)
@@ -74,7 +81,9 @@ def fine_tune(config: DictConfig, parts: Parts, folder: RunFolder) -> RunSummary
     # Who stops a run does not want to wait for another evaluation.
     after = evaluate(trainer, parts) if status == "finished" else _last_metrics(trainer)
 
-    delta = save_delta(parts.model, folder.delta, selection=parts.selection)
+    delta_bytes = 0
+    if trainer.is_global_zero:
+        delta_bytes = save_delta(parts.model, folder.delta, selection=parts.selection).bytes
     summary = RunSummary(
         status=status,
         run_dir=str(folder.root),
@@ -83,14 +92,14 @@ def fine_tune(config: DictConfig, parts: Parts, folder: RunFolder) -> RunSummary
         before=before,
         after=after,
         params=count_parameters(parts.model).to_dict(),
-        time={"train_s": train_s, **_step_times(callbacks)},
-        throughput=_throughput(callbacks),
-        delta={"path": folder.delta.name, "bytes": delta.bytes},
+        time={"train_s": train_s, **_step_times(trainer)},
+        throughput=_throughput(trainer),
+        delta={"path": folder.delta.name, "bytes": delta_bytes},
         config=plain(config),
     )
-    log_text(loggers, "summary", summary_markdown(summary))
-    log_hyperparameters(loggers, _hyperparameters(config), after, trainer.global_step)
-    for logger in loggers:
+    log_text(trainer.loggers, "summary", summary_markdown(summary))
+    log_hyperparameters(trainer.loggers, _hyperparameters(config), after, trainer.global_step)
+    for logger in trainer.loggers:
         logger.finalize("success")
     return summary
 
@@ -147,8 +156,8 @@ def _last_metrics(trainer: pl.Trainer) -> dict[str, float]:
     return {name: float(value) for name, value in known.items() if name.startswith("val/")}
 
 
-def _step_times(callbacks: list[pl.Callback]) -> dict[str, float]:
-    timers = [callback for callback in callbacks if isinstance(callback, StepTimer)]
+def _step_times(trainer: pl.Trainer) -> dict[str, float]:
+    timers = [callback for callback in _callbacks(trainer) if isinstance(callback, StepTimer)]
     times = timers[0].times if timers else None
     if times is None:
         return {}
@@ -162,10 +171,14 @@ def _step_times(callbacks: list[pl.Callback]) -> dict[str, float]:
     }
 
 
-def _throughput(callbacks: list[pl.Callback]) -> dict[str, float]:
-    meters = [callback for callback in callbacks if isinstance(callback, Throughput)]
+def _throughput(trainer: pl.Trainer) -> dict[str, float]:
+    meters = [callback for callback in _callbacks(trainer) if isinstance(callback, Throughput)]
     rate = meters[0].samples_per_s if meters else None
     return {} if rate is None else {"samples_per_s": rate}
+
+
+def _callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
+    return vars(trainer)["callbacks"]  # public, but Lightning sets it without declaring it
 
 
 def _hyperparameters(config: DictConfig) -> dict[str, Any]:

@@ -33,11 +33,12 @@ _NOT_THERE = frozenset(
 )
 
 
-def local_path(source: str) -> Path | None:
+def local_path(source: str, key: str = KEY) -> Path | None:
     """The file or folder that is meant, or None for a hub id.
 
     Args:
-        source: As written under `model.pretrained` or `model.name`.
+        source: As written in the config.
+        key: Where it is written.
 
     Raises:
         CheckpointError: It can only be a path, and there is nothing.
@@ -48,7 +49,7 @@ def local_path(source: str) -> Path | None:
     is_path = path.is_absolute() or source.startswith((".", "~")) or path.suffix in SUFFIXES
     # a hub id is `name` or `owner/name`
     if is_path or len(path.parts) > 2:
-        raise CheckpointError(f"{KEY}: no file or folder {source}")
+        raise CheckpointError(f"{key}: no file or folder {source}")
     return None
 
 
@@ -116,7 +117,9 @@ def _explain(error: Exception, source: str) -> EfftrainError:
     missing = next((one for one in chain if isinstance(one, ImportError)), None)
     if missing is not None:
         package = f"; run: pip install {missing.name}" if missing.name else ""
-        return MachineError(f"{KEY}: '{source}' needs another package: {first_line(missing)}{package}")
+        return MachineError(
+            f"{KEY}: '{source}' needs another package: {first_line(missing)}{package}"
+        )
     return CheckpointError(f"{KEY}: cannot load '{source}': {first_line(error)}")
 
 

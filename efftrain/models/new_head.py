@@ -51,4 +51,6 @@ def replace_head(model: nn.Module, num_classes: int) -> str | None:
 def say_new_head(path: str, num_classes: int | None) -> None:
     """One log line: the head is random, and which method trains it."""
     width = "" if num_classes is None else f" for {num_classes} classes"
-    _log.info(f"new head {path}{width}, with random weights: peft=norm_head trains it, peft=norm does not")
+    _log.info(
+        f"new head {path}{width}, with random weights: peft=norm_head trains it, peft=norm does not"
+    )

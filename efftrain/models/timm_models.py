@@ -114,13 +114,17 @@ def _from_source(timm: Any, name: str | None, source: str, extra: Mapping[str, A
         return _from_file(timm, str(name), path, extra)
     if path is not None:
         if not (path / "config.json").is_file():
-            raise CheckpointError(f"{KEY}: {path} holds no config.json; name the file with the weights")
+            raise CheckpointError(
+                f"{KEY}: {path} holds no config.json; name the file with the weights"
+            )
         model = _load(timm, f"{_FOLDER}{path.resolve()}", source, extra)
     else:
         model = _load(timm, f"{_HUB}{source}", source, extra)
     held = str(model.pretrained_cfg.get("architecture", ""))
     if name is not None and name.partition(".")[0] != held:
-        raise ConfigError(f"model.name: {source} holds a {held}, not a {name}; leave model.name out")
+        raise ConfigError(
+            f"model.name: {source} holds a {held}, not a {name}; leave model.name out"
+        )
     return model
 
 
@@ -155,7 +159,7 @@ def _declared(model: Any, extra: Mapping[str, Any]) -> nn.Module:
     asked = extra.get("img_size", traits.get("img_size"))
     if asked is not None:
         size = [asked, asked] if isinstance(asked, int) else list(asked)
-    smallest = config.get("min_input_size", (0, 1, 1))
+    smallest = config.get("min_input_size") or (3, 1, 1)
     channels = extra.get("in_chans", channels)
     same = channels == len(config["mean"])
     declare(

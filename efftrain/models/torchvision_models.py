@@ -62,7 +62,9 @@ def torchvision_model(
         raise ConfigError("model.name: needs a value such as model.name=resnet50")
     known = models.list_models(module=models)
     if name not in known:
-        raise ConfigError(f"model.name: torchvision has no classifier '{name}'{did_you_mean(name, known)}")
+        raise ConfigError(
+            f"model.name: torchvision has no classifier '{name}'{did_you_mean(name, known)}"
+        )
     build, extra = _builder(models, name, kwargs or {})
     if pretrained is False:
         model = build(weights=None, num_classes=num_classes or IMAGENET_CLASSES, **extra)

@@ -2,7 +2,7 @@
 
 The order in which modules are registered says little: a LLaMA block registers its norms last, and
 `norm1` stands before the attention in a ViT and after it in a Swin V2. So one forward is watched.
-Without one, only what the structure shows is told: stem, block, shortcut, final.
+Without one, only what the structure shows is told: stem, block, downsample, final.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from efftrain.peft.tree import has_parameters, walk
 
 Run = Callable[[nn.Module], object]
 
-STATIC = ("stem", "block", "shortcut", "final")
-"""Sites that need no forward: before the first block, in one, on its side branch, after the last."""
+STATIC = ("stem", "block", "downsample", "final")
+"""Sites that need no forward: before the first block, in one, where it narrows, after the last."""
 
 WATCHED = ("before_attention", "in_attention", "after_attention",
            "before_mlp", "in_mlp", "after_mlp")  # fmt: skip
@@ -30,11 +30,11 @@ WATCHED = ("before_attention", "in_attention", "after_attention",
 
 SITES = (*STATIC, *WATCHED)
 
-_PARTS = {
-    "attention": ("attention", "attn"),
-    "mlp": ("mlp", "feedforward", "feed_forward", "ffn", "intermediate", "moe", "fc1", "linear1"),
-}
-_SHORTCUTS = ("downsample", "shortcut", "residual")
+_ATTENTION = ("attention", "attn")
+_MLP = ("mlp", "feedforward", "feed_forward", "ffn", "intermediate", "moe", "fc1", "linear1",
+        "densereludense")  # fmt: skip
+_PARTS = {"attention": _ATTENTION, "mlp": _MLP}
+_DOWNSAMPLES = ("downsample", "shortcut")
 
 
 def find_sites(
@@ -53,7 +53,9 @@ def find_sites(
     """
     norms = find_norms(model, extra_norms)
     events = _watch(model, norms, run) if run is not None else []
-    places: dict[str, list[str]] = {site.path: _static(model, site, events) for site in norms}
+    blocks = find_blocks(model)
+    order = [path for _, _, path in events] or [path for path, _ in walk(model)]
+    places = {site.path: _static(site, blocks, order) for site in norms}
     for path, place in _watched(events):
         if place not in places[path]:
             places[path].append(place)
@@ -155,20 +157,20 @@ def _parts(model: nn.Module, blocks: tuple[str, ...]) -> dict[str, str]:
     return {path: kind for path, kind in found.items() if path not in nested}
 
 
-def _static(model: nn.Module, site: NormSite, events: list[tuple[str, str, str]]) -> list[str]:
-    blocks = find_blocks(model)
+def _static(site: NormSite, blocks: tuple[str, ...], order: list[str]) -> list[str]:
+    """Before, in or after the blocks, in the order of the calls or else of registration."""
     places: list[str] = []
+    owner = site.path.rpartition(".")[0]
+    # an encoder's last norm stands before the decoder's blocks
+    stack = [path for path in blocks if path.startswith(f"{owner}.")] or list(blocks)
+    called = [order.index(path) for path in stack if path in order]
     if any(site.path.startswith(f"{block}.") for block in blocks):
         places.append("block")
-    elif blocks:
-        order = [path for _, _, path in events] or [path for path, _ in walk(model)]
-        if site.path in order and blocks[0] in order:
-            before = order.index(site.path) < order.index(blocks[0])
-            last = max(order.index(block) for block in blocks if block in order)
-            after = order.index(site.path) > last
-            places += ["stem"] * before + ["final"] * after
-    if any(word in part for word in _SHORTCUTS for part in site.path.lower().split(".")):
-        places.append("shortcut")
+    elif called and site.path in order:
+        at = order.index(site.path)
+        places += ["stem"] * (at < min(called)) + ["final"] * (at > max(called))
+    if any(word in site.path.lower() for word in _DOWNSAMPLES):
+        places.append("downsample")
     return places
 
 

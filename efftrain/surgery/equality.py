@@ -120,6 +120,9 @@ def in_eval(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         for module, mode in modes:
+            if "train" in vars(module):  # a policy of its own, which may set more than the mode
+                module.train(mode)
+        for module, mode in modes:
             object.__setattr__(module, "training", mode)
 
 

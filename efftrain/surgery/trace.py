@@ -7,7 +7,7 @@ It holds for calls of the same form as the recorded one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -99,6 +99,12 @@ class Trace:
         self._alive.append(tensor)
         self._makers.setdefault(id(tensor), maker)
 
+    def set_returned(self, tensors: Iterable[Tensor]) -> None:
+        """Note what the model returned."""
+        kept = list(tensors)
+        self._alive.extend(kept)
+        self.returned = frozenset(id(tensor) for tensor in kept)
+
 
 def trace(model: nn.Module, layers: Mapping[str, nn.Module], inputs: Inputs) -> Trace:
     """Run a model once in eval mode and record the flow of tensors between layers.
@@ -120,6 +126,111 @@ def trace(model: nn.Module, layers: Mapping[str, nn.Module], inputs: Inputs) -> 
             output = call(model, inputs)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-    recorder.trace.returned = frozenset(id(tensor) for tensor in tensors_in(output))
-    recorder.trace.add_output_references(output)
+    recorder.trace.set_returned(tensors_in(output))
     return recorder.trace
+
+
+class _Recorder(TorchDispatchMode):
+    """Sees every operation; knows from hooks in which module it runs."""
+
+    def __init__(self, layers: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.trace = Trace()
+        self._layers = {id(layer): path for path, layer in layers.items()}
+        self._owners = {
+            id(parameter): id(layer)
+            for layer in layers.values()
+            for parameter in layer.parameters(recurse=False)
+        }
+        self._paths: list[str] = []
+        self._open: list[LayerCall] = []
+
+    def enter(
+        self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """A module starts to run."""
+        self._paths.append(path)
+        if id(module) not in self._layers:
+            return
+        one = LayerCall(self._layers[id(module)], module, tuple(tensors_in((args, kwargs))))
+        self.trace.calls.setdefault(one.path, []).append(one)
+        if not self._open:  # a layer inside another one is part of it
+            for tensor in one.inputs:
+                self.trace.add_use(tensor, one)
+        self._open.append(one)
+
+    def leave(
+        self,
+        path: str,
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        output: object,
+    ) -> None:
+        """A module has run."""
+        self._paths.pop()
+        if id(module) not in self._layers:
+            return
+        one = self._open.pop()
+        if self._open:
+            return
+        for tensor in tensors_in(output):
+            one.output = tensor if one.output is None else one.output
+            self.trace.add_output(tensor, one)
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run an operation and note its tensors."""
+        kwargs = dict(kwargs or {})
+        inputs = list(tensors_in((args, kwargs)))
+        laid_out = [_layout(tensor) for tensor in inputs]
+        output: object = func(*args, **kwargs)
+        where = self._paths[-1] if self._paths else ""
+        self._note_borrowed(inputs, where)
+        if func is torch.ops.aten.as_strided_.default and _layout(inputs[0]) == laid_out[0]:
+            return output  # average pooling only renames the strides of dimensions of size 1
+        event = Event(func, args, kwargs, tuple(tensors_in(output)), where)
+        if not self._open:
+            for tensor in inputs:
+                self.trace.add_use(tensor, event)
+            for tensor in event.outputs:
+                self.trace.add_output(tensor, event)
+            return output
+        own = {id(tensor) for tensor in self._open[0].inputs}
+        for tensor in inputs:  # a layer that reaches for a tensor it was not given
+            if id(tensor) not in own and self.trace.maker_of(tensor) is not None:
+                self.trace.add_use(tensor, event)
+        return output
+
+    def _note_borrowed(self, inputs: list[Tensor], where: str) -> None:
+        running = {id(one.layer) for one in self._open}
+        for tensor in inputs:
+            owner = self._owners.get(id(tensor))
+            if owner is not None and owner not in running:
+                self.trace.borrowed[id(tensor)] = where
+
+
+def _layout(tensor: Tensor) -> list[tuple[int, int]]:
+    """Sizes and strides of the dimensions that have more than one element."""
+    return [(n, step) for n, step in zip(tensor.shape, tensor.stride(), strict=True) if n > 1]
+
+
+@contextmanager
+def _watching(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
+    handles: list[Any] = []
+    named = cast("Iterator[tuple[str, nn.Module]]", model.named_modules())
+    try:
+        for path, module in named:
+            enter = cast("Callable[..., None]", partial(recorder.enter, path))
+            leave = cast("Callable[..., None]", partial(recorder.leave, path))
+            handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+            handles.append(module.register_forward_hook(leave, with_kwargs=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

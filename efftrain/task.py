@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
+from efftrain.data.first_batch import REFUSALS, check_labels, explain_refusal
 from efftrain.errors import DataError
 from efftrain.peft import Selection, param_groups
 
@@ -54,12 +55,14 @@ class Task(pl.LightningModule):
         collection = MetricCollection(dict(metrics))
         self.train_metrics = collection.clone(prefix="train/")
         self.val_metrics = collection.clone(prefix="val/")
-        # Means over samples, also where the last batch is short and over several processes
-        self.train_loss = MeanMetric()
-        self.val_loss = MeanMetric()
+        # Means over samples, also where a batch is short and over several processes; NaN stays NaN
+        self.train_loss = MeanMetric(nan_strategy="disable")
+        self.val_loss = MeanMetric(nan_strategy="disable")
         self._make_optimizer = optimizer
         self._make_schedule = scheduler
         self._rates = dict(rates or {})
+        self._has_run = False
+        self._labels_checked: set[str | None] = set()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's own forward."""
@@ -73,12 +76,29 @@ class Task(pl.LightningModule):
         self.log_dict(self.train_metrics, on_step=False, on_epoch=True)
         return loss
 
+    def on_validation_epoch_start(self) -> None:
+        """Begin with fresh sums.
+
+        `trainer.validate` runs in inference mode and leaves tensors behind that the validation
+        within `fit` may not add to.
+        """
+        self.val_metrics.reset()
+        self.val_loss.reset()
+
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Loss and metrics of one held-out batch."""
         loss = self._evaluate(batch, self.val_metrics, self.val_loss)
         self.log("val/loss", self.val_loss, on_step=False, on_epoch=True)
         self.log_dict(self.val_metrics, on_step=False, on_epoch=True)
         return loss
+
+    def align(self, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores and labels as loss and metrics take them; a task may pair them in another way."""
+        return scores, labels
+
+    def weight(self, labels: Tensor) -> float | Tensor:
+        """How much a batch counts in the mean loss of an epoch: its number of samples."""
+        return len(labels)
 
     def configure_optimizers(self) -> Any:
         """An optimizer over exactly what the selection names, and its schedule."""
@@ -106,12 +126,24 @@ class Task(pl.LightningModule):
 
     def _evaluate(self, batch: Any, metrics: MetricCollection, mean: MeanMetric) -> Tensor:
         inputs, labels = split_batch(batch)
-        output = self.model(**inputs) if isinstance(inputs, Mapping) else self.model(inputs)
-        scores = scores_of(output)
+        scores, labels = self.align(self._scores(inputs), labels)
+        if metrics.prefix not in self._labels_checked:
+            check_labels(scores, labels, ignored=getattr(self.loss, "ignore_index", -100))
+            self._labels_checked.add(metrics.prefix)
         loss = self.loss(scores, labels)
         metrics.update(scores.detach(), labels)
-        mean.update(loss.detach(), weight=len(labels))
+        mean.update(loss.detach(), weight=self.weight(labels))
         return loss
+
+    def _scores(self, inputs: Any) -> Tensor:
+        try:
+            output = self.model(**inputs) if isinstance(inputs, Mapping) else self.model(inputs)
+        except REFUSALS as error:
+            if self._has_run:
+                raise
+            raise explain_refusal(self.model, inputs, error) from error
+        self._has_run = True
+        return scores_of(output)
 
 
 def split_batch(batch: Any) -> tuple[Any, Tensor]:

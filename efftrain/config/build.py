@@ -38,11 +38,7 @@ def build(node: Any, key: str, **given: Any) -> Any:
         make = hydra.utils.instantiate(checked | {"_partial_": True}, _convert_="all")
         # Hydra would take a dataclass among the given arguments for a config and convert it.
         return functools.partial(make, **given) if stays_partial else make(**given)
-    except EfftrainError:
-        raise
-    except InstantiationException as error:
-        raise _explain(error.__cause__ or error, key) from error
-    except (TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # a constructor may raise anything
         raise _explain(error, key) from error
 
 

@@ -5,12 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from efftrain.config.build import build
+from efftrain.data.adapt import adapt
+from efftrain.errors import MachineError
 from efftrain.peft import Selection, apply, select
 from efftrain.task import Task
+
+_GPUS = frozenset({"gpu", "cuda", "mps"})
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,22 @@ def assemble(config: DictConfig) -> Parts:
         scheduler=scheduler,
         rates={"norm": peft.norm_lr, "head": peft.head_lr},
     )
-    return Parts(model, selection, build(config.data, "data"), task)
+    data = build(config.data, "data")
+    adapt(data, model)
+    return Parts(model, selection, data, task)
+
+
+def make_trainer(
+    node: DictConfig, callbacks: list[pl.Callback], logger: list[Logger] | bool
+) -> pl.Trainer:
+    """Build the Trainer.
+
+    Raises:
+        MachineError: It asks for a GPU, and there is none.
+    """
+    if node.get("accelerator") in _GPUS and not torch.accelerator.is_available():
+        raise MachineError(f"trainer.accelerator={node.accelerator}: no GPU found; use trainer=cpu")
+    return build(node, "trainer", callbacks=callbacks, logger=logger)
 
 
 def plain(config: DictConfig) -> dict[str, object]:

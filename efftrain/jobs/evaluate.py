@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import lightning.pytorch as pl
 from omegaconf import DictConfig, OmegaConf
 
-from efftrain.config.build import build
 from efftrain.config.schema import TrainConfig
 from efftrain.config.validate import require_valid
 from efftrain.errors import CheckpointError
 from efftrain.files import write_text
-from efftrain.jobs.assemble import Parts, assemble
+from efftrain.jobs.assemble import Parts, assemble, make_trainer
 from efftrain.jobs.expected_warnings import expected_warnings
 from efftrain.paths import RunFolder
 from efftrain.peft import load_delta
@@ -27,7 +25,7 @@ def evaluate(config: DictConfig) -> None:
     """
     run = find_run(config.run)
     parts = load_run(run)
-    trainer: pl.Trainer = build(config.trainer, "trainer", callbacks=[], logger=False)
+    trainer = make_trainer(config.trainer, callbacks=[], logger=False)
     with expected_warnings():
         results = trainer.validate(parts.task, datamodule=parts.data, verbose=False)
     metrics = {name: float(value) for name, value in results[0].items()}

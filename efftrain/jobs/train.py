@@ -18,10 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from efftrain.callbacks import StepTimer, Throughput
 from efftrain.callbacks.cards import log_hyperparameters, log_text
-from efftrain.config.build import build, build_each
+from efftrain.config.build import build_each
 from efftrain.errors import INTERRUPTED, TERMINATED, NumericError
 from efftrain.files import write_text
-from efftrain.jobs.assemble import Parts, assemble, plain
+from efftrain.jobs.assemble import Parts, assemble, make_trainer, plain
 from efftrain.jobs.expected_warnings import expected_warnings
 from efftrain.measure.environment import describe_environment
 from efftrain.paths import RunFolder
@@ -46,11 +46,10 @@ def train(config: DictConfig) -> None:
     """
     folder = RunFolder(Path(config.run_dir))
     parts = assemble(config)
-    trainer: pl.Trainer = build(
+    trainer = make_trainer(
         config.trainer,
-        "trainer",
-        callbacks=build_each(config.callbacks, "callbacks"),
-        logger=build_each(config.logger, "logger"),
+        build_each(config.callbacks, "callbacks"),
+        build_each(config.logger, "logger"),
     )
     if trainer.is_global_zero:  # of several processes, one writes and prints
         write_text(folder.environment, json.dumps(describe_environment(), indent=2) + "\n")

@@ -24,6 +24,7 @@ def error_lines(err: str) -> list[str]:
         (["model.num_classes=7", "debug=fast"], 4, ["check model.num_classes"]),
         (["+task.metrics.acc.averagee=x", "debug=fast"], 2, ["task: "]),
         (["peft.include=[no_such]", "debug=fast"], 2, ["peft.include"]),
+        (["trainer.accelerator=nonsense", "debug=fast"], 2, ["trainer: "]),
         (["peft.method=nrom", "debug=fast"], 2, ["peft.method"]),
         (["peft.head=no.such", "peft=head", "debug=fast"], 2, ["peft.head"]),
     ],
@@ -94,3 +95,11 @@ def test_a_run_that_is_not_there_is_a_checkpoint_error(verb, path):
     assert code == 4
     assert err.startswith("efftrain: run: ")
     assert len(error_lines(err)) == 1
+
+
+def test_a_gpu_that_is_not_there_is_the_machines_fault(verb, monkeypatch):
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    code, _, err = verb("train", "trainer=gpu", "debug=fast")
+    assert code == 6
+    (line,) = error_lines(err)
+    assert line == "efftrain: trainer.accelerator=gpu: no GPU found; use trainer=cpu"

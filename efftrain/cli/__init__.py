@@ -5,8 +5,10 @@ Each verb imports torch, Lightning and Hydra by itself, so that `efftrain --help
 
 from __future__ import annotations
 
+import os
 import runpy
 import sys
+from typing import NoReturn
 
 from efftrain.config.problem import did_you_mean
 
@@ -34,6 +36,10 @@ EFFTRAIN_TRACEBACK=1 shows the traceback of an error.
 """
 
 
+PIPE_CLOSED = 141
+"""Exit code after SIGPIPE (128 + 13)."""
+
+
 def main() -> None:
     """Entry point of `efftrain` and `python -m efftrain`."""
     arguments = sys.argv[1:]
@@ -55,3 +61,9 @@ def main() -> None:
     # The verb's module becomes __main__, so that a process which Lightning starts for another
     # device runs `python -m efftrain.cli.train` with the same overrides.
     runpy.run_module(f"efftrain.cli.{verb}", run_name="__main__", alter_sys=True)
+
+
+def stop_quietly() -> NoReturn:
+    """End when the reader of our output, such as `head`, has seen enough."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(PIPE_CLOSED)

@@ -1,4 +1,4 @@
-"""`efftrain configs ls|check`: what can be named on the command line, and whether all of it works."""
+"""`efftrain configs ls|check|norms`: what can be named on the command line, and what it comes to."""
 
 from __future__ import annotations
 
@@ -6,39 +6,67 @@ import argparse
 import sys
 from pathlib import Path
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from efftrain.cli import stop_quietly
 from efftrain.config.compose import compose
-from efftrain.config.schema import EvalConfig, TrainConfig
+from efftrain.config.problem import Problem, did_you_mean
+from efftrain.config.schema import TrainConfig
 from efftrain.config.sources import readable
-from efftrain.config.validate import validate
+from efftrain.config.validate import NEEDS_VALUE, validate
 from efftrain.errors import ConfigError, EfftrainError
 from efftrain.paths import conf_dir
 
-_PRIMARIES = {"train": TrainConfig, "eval": EvalConfig}
 _NO_OPTION = frozenset({"hydra"})
 
 
 def main() -> None:
     """Entry point of `efftrain configs`."""
-    parser = argparse.ArgumentParser(prog="efftrain configs", description=__doc__)
-    parser.add_argument(
-        "action", choices=["ls", "check"], help="list all, or compose and check all"
-    )
-    parser.add_argument("group", nargs="?", help="only this group, such as peft")
-    parser.add_argument("--config-dir", type=Path, help="a folder of your own YAML as well")
-    arguments = parser.parse_args()
+    arguments = _parser().parse_args()
     try:
         folders = _folders(arguments.config_dir)
-        groups = list_groups(folders)
-        if arguments.group is not None:
-            if arguments.group not in groups:
-                raise ConfigError(f"no group '{arguments.group}'; there are: {', '.join(groups)}")
-            groups = {arguments.group: groups[arguments.group]}
+        if arguments.action == "norms":
+            sys.exit(_norms(arguments.overrides, arguments.format, folders))
+        groups = _chosen(list_groups(folders), arguments.group)
         sys.exit(_list(groups) if arguments.action == "ls" else _check(groups, folders))
+    except BrokenPipeError:
+        stop_quietly()
     except EfftrainError as error:
-        print(f"efftrain: {error}", file=sys.stderr)
+        for line in str(error).splitlines():
+            print(f"efftrain: {line}", file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="efftrain configs", description=__doc__)
+    actions = parser.add_subparsers(dest="action", required=True)
+    for name, what in (("ls", "list every group and option"), ("check", "compose and check all")):
+        action = actions.add_parser(name, help=what)
+        action.add_argument("group", nargs="?", help="only this group, such as peft")
+    norms = actions.add_parser("norms", help="list the normalization layers of a model")
+    norms.add_argument("overrides", nargs="*", help="such as model=timm model.name=resnet50")
+    norms.add_argument("--format", choices=["table", "json"], default="table")
+    for action in actions.choices.values():
+        action.add_argument("--config-dir", type=Path, help="a folder of your own YAML as well")
+    return parser
+
+
+def _chosen(groups: dict[str, dict[str, Path]], group: str | None) -> dict[str, dict[str, Path]]:
+    if group is None:
+        return groups
+    if group not in groups:
+        raise ConfigError(f"no group '{group}'{did_you_mean(group, groups)}")
+    return {group: groups[group]}
+
+
+def _norms(overrides: list[str], form: str, folders: list[Path]) -> int:
+    config, problems = _compose_and_check(overrides, folders)
+    if problems:
+        raise ConfigError(*map(str, problems))
+    from efftrain.jobs.norms import describe_norms  # imports torch
+
+    print(describe_norms(config, form))
+    return 0
 
 
 def list_groups(folders: list[Path]) -> dict[str, dict[str, Path]]:
@@ -64,13 +92,23 @@ def summarise(path: Path) -> str:
 
 
 def check_option(group: str, option: str, folders: list[Path]) -> list[str]:
-    """Compose the default job with one option, and check it."""
-    composition = compose("train", [f"{group}={option}"], folders)
+    """Compose the default job with one option, and check it.
+
+    A value that an option leaves to its user is no problem of the option's.
+    """
+    problems = _compose_and_check([f"{group}={option}"], folders)[1]
+    return [str(problem) for problem in problems if problem.what != NEEDS_VALUE]
+
+
+def _compose_and_check(
+    overrides: list[str], folders: list[Path]
+) -> tuple[DictConfig, list[Problem]]:
+    composition = compose("train", overrides, folders)
     config = composition.config.copy()
     OmegaConf.set_struct(config, False)
     del config["hydra"]
     problems = [*composition.problems, *validate(config, TrainConfig, composition.sources)]
-    return [str(problem) for problem in problems]
+    return config, problems
 
 
 def _folders(own: Path | None) -> list[Path]:

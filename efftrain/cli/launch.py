@@ -24,6 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from efftrain.cli import stop_quietly
 from efftrain.config.allow import trusted_packages
 from efftrain.config.compose import compose, expand_sweep, parse_overrides
 from efftrain.config.problem import Problem
@@ -35,8 +36,6 @@ from efftrain.paths import RunFolder, conf_dir
 TRACEBACK_VARIABLE = "EFFTRAIN_TRACEBACK"
 
 _PROCESSES = ("strategy", "devices")
-
-_PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 _HYDRA_PARTS = frozenset({"hydra", "hydra_plugins"})
 """Packages whose objects a Hydra node may name without being trusted."""
@@ -73,9 +72,8 @@ def launch(verb: str, schema: type, job: Callable[[DictConfig], None]) -> NoRetu
         _fail(str(error), error.exit_code)
     except (HydraException, OmegaConfBaseException) as error:
         _fail(" ".join(f"{error} {error.__cause__ or ''}".split()), ConfigError.exit_code)
-    except BrokenPipeError:  # the reader, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(_PIPE_CLOSED)
+    except BrokenPipeError:
+        stop_quietly()
     except OSError as error:
         where = f"cannot use {error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error}", MachineError.exit_code)

@@ -23,6 +23,9 @@ from efftrain.errors import ConfigError
 _DIRECTIVES = {"_partial_": bool, "_convert_": str, "_recursive_": bool}
 _RUN_DIR = "run_dir"
 
+NEEDS_VALUE = "needs a value: set it on the command line or in an experiment"
+"""Problem of a key that is ??? in the YAML."""
+
 
 def validate(config: DictConfig, schema: type, sources: Sources | None = None) -> list[Problem]:
     """Check keys, types, ranges and targets.
@@ -72,7 +75,7 @@ class _Checker:
             for name in node:
                 key = f"{prefix}.{name}" if prefix else str(name)
                 if OmegaConf.is_missing(node, name):
-                    self.report(key, f"needs a value: write {key}=…")
+                    self.report(key, NEEDS_VALUE)
                     continue
                 try:
                     plain[name] = read(node, name, key)
@@ -123,6 +126,8 @@ class _Checker:
         return None
 
     def check_built(self, node: Any, key: str, given: Sequence[str]) -> None:
+        if f"{key}.{TARGET}" in self._reported:  # it is missing
+            return None
         if not isinstance(node, Mapping) or not isinstance(node.get(TARGET), str):
             return self.report(key, f"expected {TARGET} and its arguments, got {node!r}")
         try:

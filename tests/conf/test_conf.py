@@ -1,3 +1,6 @@
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,3 +51,33 @@ def test_an_unknown_group_is_named(command):
     result = command("configs", "ls", "pfet")
     assert result.returncode == 2
     assert "no group 'pfet'" in result.stderr
+
+
+def test_the_norms_of_a_model_are_listed_with_their_coverage(verb):
+    code, out, err = verb("configs", "norms")
+    assert code == 0, err
+    assert "mobilenet_v2.conv_stem.first_conv.normalization" in out
+    assert out.strip().splitlines()[-1] == (
+        "norm layers: 52 || norm params: 14,080 || coverage%: 100.00"
+    )
+
+
+def test_the_norms_are_listed_for_programs(verb):
+    code, out, err = verb("configs", "norms", "--format", "json")
+    assert code == 0, err
+    listed = json.loads(out)
+    assert sum(site["channels"] for site in listed["sites"]) == 7_040
+    assert listed["pct"] == 100.0
+
+
+def test_a_wrong_override_of_the_listing_is_one_line(verb):
+    code, _, err = verb("configs", "norms", "modle=x")
+    assert code == 2
+    assert err == "efftrain: modle: unknown key; did you mean 'model'? (command line)\n"
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = f"{Path(sys.executable).with_name('efftrain')} configs ls | head -1"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert result.stdout == "callbacks=\n"
+    assert result.stderr == ""

@@ -9,6 +9,9 @@ from efftrain.config.validate import validate
 from efftrain.paths import conf_dir
 
 
+TOKEN_DATA = ("marked_tokens", "token_chain", "text_files")
+
+
 def lines(*overrides: str, folders: tuple[Path, ...] = ()) -> list[str]:
     composition = compose("train", overrides, [*folders, conf_dir()])
     config = composition.config.copy()
@@ -40,7 +43,7 @@ def test_the_default_config_is_valid():
         ("~seed", "seed: missing"),
         ("optim._target_=os.system", "optim._target_: may not build 'os.system'"),
         ("seed=${nothing}", "seed: Interpolation key 'nothing' not found"),
-        ("seed=???", "seed: needs a value: write seed=…"),
+        ("seed=???", "seed: needs a value: set it on the command line"),
         ("~optim", "optim: missing"),
         ("callbacks.progress=7", "callbacks.progress: expected _target_ and its arguments, got 7"),
     ],
@@ -86,7 +89,7 @@ def test_ranges_leave_out_what_is_no_number():
 
 def test_every_range_is_of_a_key_that_some_config_has():
     keys = set()
-    for overrides in ([], ["optim=sgd"]):
+    for overrides in ([], ["optim=sgd"], *([f"data={name}"] for name in TOKEN_DATA)):
         config = compose("train", overrides, [conf_dir()]).config
         keys |= {key for key in RANGES if OmegaConf.select(config, key, default="?") != "?"}
     assert keys | {"trainer.max_steps"} == set(RANGES)

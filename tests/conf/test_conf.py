@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from efftrain.cli.configs import check_option, list_groups, summarise
+from efftrain.config.compose import compose
 from efftrain.paths import conf_dir
 
 GROUPS = list_groups([conf_dir()])
@@ -81,3 +82,11 @@ def test_a_reader_that_has_seen_enough_is_no_error():
     result = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
     assert result.stdout == "callbacks=\n"
     assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "lr"),
+    [([], 2e-2), (["optim=adamw"], 1e-3), (["model=timm"], 1e-3), (["optim=sgd"], 0.05)],
+)
+def test_a_model_may_choose_its_optimizer_and_the_command_line_has_the_last_word(overrides, lr):
+    assert compose("train", overrides, [conf_dir()]).config.optim.lr == lr

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
-from efftrain.data.first_batch import REFUSALS, check_labels, explain_refusal
+from efftrain.data.first_batch import REFUSALS, check_labels, explain_loss, explain_refusal
 from efftrain.errors import DataError
 from efftrain.peft import Selection, param_groups
 
@@ -130,7 +130,10 @@ class Task(pl.LightningModule):
         if metrics.prefix not in self._labels_checked:
             check_labels(scores, labels, ignored=getattr(self.loss, "ignore_index", -100))
             self._labels_checked.add(metrics.prefix)
-        loss = self.loss(scores, labels)
+        try:
+            loss = self.loss(scores, labels)
+        except REFUSALS as error:
+            raise explain_loss(self.loss, scores, labels, error) from error
         metrics.update(scores.detach(), labels)
         mean.update(loss.detach(), weight=self.weight(labels))
         return loss

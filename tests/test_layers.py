@@ -25,7 +25,7 @@ HOUSE = (
     (7, "__init__ __main__ cli", ANY),
     (6, "jobs", ANY),
     (5, "config render", ANY),
-    (4, "callbacks task models data schedules", NO_HYDRA),
+    (4, "callbacks causal_lm task models data schedules", NO_HYDRA),
     (3, "measure", NO_LIGHTNING),
     (2, "peft", TORCH),
     (2, "memory", TORCH),

@@ -45,6 +45,7 @@ ALLOWED: frozenset[str] = frozenset(
             for name in _METRICS.split()
             for kind in ("Binary", "Multiclass")
         ),
+        "efftrain.callbacks.doctor.Doctor",
         "efftrain.callbacks.finite_loss.FiniteLoss",
         "efftrain.callbacks.learning_rate.LearningRate",
         "efftrain.callbacks.parameter_count.ParameterCount",

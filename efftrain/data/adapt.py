@@ -59,7 +59,9 @@ def require_image_input(interface: ModelInterface, what: str) -> None:
         DataError: The model takes no images.
     """
     if interface.channels is None and interface.vocab_size is not None:
-        raise DataError(f"data: {what} gives images, the model takes {interface}; choose another data=")
+        raise DataError(
+            f"data: {what} gives images, the model takes {interface}; choose another data="
+        )
 
 
 def require_token_input(interface: ModelInterface, what: str) -> int:
@@ -72,6 +74,8 @@ def require_token_input(interface: ModelInterface, what: str) -> int:
         DataError: The model takes no tokens.
     """
     if interface.vocab_size is None:
-        takes = f", the model takes {interface}" if str(interface) else ", the model has no vocabulary"
+        takes = (
+            f", the model takes {interface}" if str(interface) else ", the model has no vocabulary"
+        )
         raise DataError(f"data: {what} gives tokens{takes}; choose another data=")
     return interface.vocab_size

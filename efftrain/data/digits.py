@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
-import lightning.pytorch as pl
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torch.utils.data import DataLoader, TensorDataset, default_collate
+from torch.utils.data import TensorDataset, default_collate
 
+from efftrain.data.adapt import check_classes, require_image_input
 from efftrain.data.jitter import jitter
 from efftrain.data.shift import camera_shift
+from efftrain.data.split import SPLIT_SEED, Collate, Sets, SplitData
+from efftrain.models.interface import ModelInterface
 
 IMAGE_SIZE = 32
+ENLARGED_SIZE = 64
+"""For a model that was made for larger images but takes any: at 32 little would be left of a digit
+behind its strides, and its own size would cost twelve times as much."""
+
+CLASSES = 10
 HELD_OUT = 0.25
-SPLIT_SEED = 0
 MAX_INK = 16.0
 """The scans count the dark pixels of 4 x 4 blocks."""
 
@@ -26,15 +33,18 @@ MEAN, STD = 0.30, 0.32
 Shift = Literal["none", "camera"]
 
 
-class DigitsData(pl.LightningDataModule):
+class DigitsData(SplitData):
     """1,797 digits; a fixed, stratified quarter is held out, the same for every shift and seed.
 
-    Batches are `(images [N, 1, 32, 32], labels [N])`.
+    Batches are `(images [N, 1, 32, 32], labels [N])`; for a model that takes other images, they are
+    enlarged and the one channel is repeated.
 
     Args:
         shift: "none" for the scans as they are, "camera" for `camera_shift`.
         augment: Jitter the training images anew each time.
         drop_last: Leave out the last training batch of an epoch where it is not full.
+        channels: None: as many as the model takes.
+        image_size: Height and width in pixels; None: the model's own, or 64 where it takes any.
         batch_size: Samples a batch.
         num_workers: Processes that load; 0 is fastest for tensors in memory.
 
@@ -46,48 +56,46 @@ class DigitsData(pl.LightningDataModule):
         shift: Shift = "none",
         augment: bool = False,
         drop_last: bool = False,
+        channels: int | None = None,
+        image_size: int | None = None,
         batch_size: int = 32,
         num_workers: int = 0,
     ) -> None:
         """Nothing is read yet."""
-        super().__init__()
+        super().__init__(batch_size, num_workers, drop_last)
         self.shift = shift
         self.augment = augment
-        self.drop_last = drop_last
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self._train: TensorDataset | None = None
-        self._held_out: TensorDataset | None = None
+        self.channels = channels
+        self.image_size = image_size
+        self._framing = self._frame(ModelInterface(channels=1, image_size=(IMAGE_SIZE, IMAGE_SIZE)))
 
-    def setup(self, stage: str = "fit") -> None:
-        """Read, split and shift; a second call does nothing."""
-        if self._train is not None:
-            return
+    def adapt_to(self, interface: ModelInterface) -> None:
+        """Take the model's channels and size where none are given."""
+        require_image_input(interface, "digits")
+        check_classes(CLASSES, interface, "digits")
+        self._framing = self._frame(interface)
+
+    def read(self) -> Sets:
+        """Read, split and shift."""
         (train, train_labels), (held_out, held_out_labels) = load_digits_split()
         if self.shift == "camera":
             train, held_out = camera_shift(train, seed=1000), camera_shift(held_out, seed=1001)
-        self._train = TensorDataset(train, train_labels)
-        self._held_out = TensorDataset(held_out, held_out_labels)
+        return TensorDataset(train, train_labels), TensorDataset(held_out, held_out_labels)
 
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Shuffled by the run's seed."""
-        assert self._train is not None, "Lightning calls setup before it asks for a loader"
-        collate = _collate_jittered if self.augment else _collate
-        return DataLoader(
-            self._train,
-            self.batch_size,
-            shuffle=True,
-            drop_last=self.drop_last,
-            num_workers=self.num_workers,
-            collate_fn=collate,
-        )
+    def collate_with(self, training: bool) -> Collate:
+        """Standardise a batch, jitter it where it is to train on, and frame it for the model."""
+        channels, size = self._framing
+        return partial(_collate, jittered=training and self.augment, channels=channels, size=size)
 
-    def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """The held-out quarter, in order."""
-        assert self._held_out is not None, "Lightning calls setup before it asks for a loader"
-        return DataLoader(
-            self._held_out, self.batch_size, num_workers=self.num_workers, collate_fn=_collate
-        )
+    def _frame(self, model: ModelInterface) -> tuple[int, tuple[int, int]]:
+        """Channels, and height and width."""
+        size = model.image_size or (ENLARGED_SIZE, ENLARGED_SIZE)
+        if model.any_image_size:
+            side = max(min(ENLARGED_SIZE, *size), model.min_image_size)
+            size = side, side
+        if self.image_size is not None:
+            size = self.image_size, self.image_size
+        return self.channels or model.channels or 1, size
 
 
 def load_digits_split() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -116,11 +124,26 @@ def standardise(images: Tensor) -> Tensor:
     return (images - MEAN) / STD
 
 
-def _collate(samples: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, Tensor]:
-    images, labels = default_collate(list(samples))
-    return standardise(images), labels
+def frame(images: Tensor, channels: int, size: tuple[int, int]) -> Tensor:
+    """Scale, and repeat the one channel.
+
+    Args:
+        images: [N, 1, H, W].
+        channels: C.
+        size: Height and width.
+
+    Returns:
+        [N, C, height, width]; the very same images where nothing is to be done.
+    """
+    if images.shape[-2:] != size:
+        images = interpolate(images, size=size, mode="bilinear", align_corners=False)
+    return images if channels == 1 else images.expand(-1, channels, -1, -1).contiguous()
 
 
-def _collate_jittered(samples: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, Tensor]:
+def _collate(
+    samples: Sequence[tuple[Tensor, ...]], jittered: bool, channels: int, size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
     images, labels = default_collate(list(samples))
-    return standardise(jitter(images)), labels
+    if jittered:
+        images = jitter(images)
+    return frame(standardise(images), channels, size), labels

@@ -81,6 +81,6 @@ class MarkedTokensData(SplitData):
         train, held_out = split_indices(self.samples, held_out=0.25)
         return Samples([pairs[i] for i in train]), Samples([pairs[i] for i in held_out])
 
-    def collate_with(self) -> Collate:
+    def collate_with(self, training: bool) -> Collate:
         """All sequences have one length, so that nothing is padded."""
         return partial(collate_labelled, pad_id=0)

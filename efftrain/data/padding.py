@@ -30,7 +30,9 @@ def pad(sequences: Sequence[Sequence[int]], pad_id: int) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def collate_labelled(samples: Sequence[tuple[Sequence[int], int]], pad_id: int = 0) -> dict[str, Tensor]:
+def collate_labelled(
+    samples: Sequence[tuple[Sequence[int], int]], pad_id: int = 0
+) -> dict[str, Tensor]:
     """A batch of sequences that have one label each.
 
     Returns:

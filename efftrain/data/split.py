@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
+
+from efftrain.errors import DataError
 
 SPLIT_SEED = 0
 """The same samples are held out in every run, whatever its seed."""
@@ -39,8 +41,12 @@ class SplitData(pl.LightningDataModule):
         """The training and the held-out set."""
         raise NotImplementedError
 
-    def collate_with(self) -> Collate:
-        """What makes a batch of samples; workers get a copy of it, so it holds no trainer."""
+    def collate_with(self, training: bool) -> Collate:
+        """What makes a batch of samples; workers get a copy of it, so it holds no trainer.
+
+        Args:
+            training: For the training set; else for the held-out one.
+        """
         raise NotImplementedError
 
     def setup(self, stage: str = "fit") -> None:
@@ -50,21 +56,36 @@ class SplitData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled by the run's seed."""
-        return self._loader(0, shuffle=True, drop_last=self.drop_last)
+        return self._loader(training=True)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """The held-out set, in order."""
-        return self._loader(1)
+        return self._loader(training=False)
 
-    def _loader(self, which: int, **kwargs: Any) -> DataLoader[Any]:
+    def _loader(self, training: bool) -> DataLoader[Any]:
         assert self._sets is not None, "Lightning calls setup before it asks for a loader"
-        return DataLoader(
-            self._sets[which],
+        return Loader(
+            self._sets[0 if training else 1],
             self.batch_size,
+            shuffle=training,
+            drop_last=training and self.drop_last,
             num_workers=self.num_workers,
-            collate_fn=self.collate_with(),
-            **kwargs,
+            collate_fn=self.collate_with(training),
         )
+
+
+class Loader(DataLoader[Any]):
+    """Raises what a worker process found in a file: its own exception would be a page long."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """Batches; a data set may put a `DataError` in the place of one."""
+        return map(_raise_error, super().__iter__())  # which draws its seed now, as always
+
+
+def _raise_error(batch: Any) -> Any:
+    if isinstance(batch, DataError):
+        raise batch
+    return batch
 
 
 def split_indices(count: int, held_out: float) -> tuple[list[int], list[int]]:

@@ -44,7 +44,9 @@ class TokenChainData(SplitData):
         """Nothing is drawn yet."""
         super().__init__(batch_size, num_workers)
         if not 1 <= branches <= letters:
-            raise DataError(f"data.branches: must be from 1 to data.letters={letters}, got {branches}")
+            raise DataError(
+                f"data.branches: must be from 1 to data.letters={letters}, got {branches}"
+            )
         self.samples = samples
         self.length = length
         self.letters = letters
@@ -71,6 +73,6 @@ class TokenChainData(SplitData):
         train, held_out = split_indices(self.samples, held_out=0.25)
         return Samples([sequences[i] for i in train]), Samples([sequences[i] for i in held_out])
 
-    def collate_with(self) -> Collate:
+    def collate_with(self, training: bool) -> Collate:
         """All sequences have one length, so that nothing is padded."""
         return partial(collate_stream, pad_id=0)

@@ -15,8 +15,8 @@ from efftrain.errors import CheckpointError, EfftrainError, MachineError
 
 KEY = "model.pretrained"
 
-SUFFIXES = frozenset({".safetensors", ".pth", ".pt", ".bin", ".tar"})
-"""Of files with weights."""
+TORCH_SUFFIXES = frozenset({".pth", ".pt", ".bin", ".tar"})
+"""Of files that `torch.save` wrote."""
 
 _OFFLINE = frozenset(
     {
@@ -46,7 +46,9 @@ def local_path(source: str, key: str = KEY) -> Path | None:
     path = Path(source).expanduser()
     if path.exists():
         return path
-    is_path = path.is_absolute() or source.startswith((".", "~")) or path.suffix in SUFFIXES
+    is_file = path.suffix in {*TORCH_SUFFIXES, ".safetensors"}
+    is_file = path.suffix in {*TORCH_SUFFIXES, ".safetensors"}
+    is_path = is_file or path.is_absolute() or source.startswith((".", "~"))
     # a hub id is `name` or `owner/name`
     if is_path or len(path.parts) > 2:
         raise CheckpointError(f"{key}: no file or folder {source}")

@@ -17,7 +17,7 @@ from efftrain.models.hub import KEY, first_line, loading, local_path, quiet, sho
 from efftrain.models.hugging_face_config import config_from_hub, config_of_type
 from efftrain.models.interface import declare, interface_of_config
 from efftrain.models.new_head import say_new_head
-from efftrain.models.weights import load_weights
+from efftrain.models.weights import read_weights
 from efftrain.peft import find_heads
 
 _log = logging.getLogger(__name__)
@@ -49,7 +49,8 @@ def hf_image(
         name: Hub id or folder. With `pretrained=true` its weights are loaded; with false only its
             configuration is taken.
         pretrained: False for random weights; True for those of `name`; a hub id; a folder with
-            config.json and weights, as on the hub; or a .safetensors file with a full state dict.
+            config.json and weights, as on the hub; or a .safetensors file of what `name`, or else
+            `type` and `config` describe.
         num_classes: Width of the head; a new one where the weights have another. None: theirs.
         type: As transformers calls the architecture; used where neither `name` nor `pretrained`
             says it.
@@ -145,31 +146,38 @@ def _build(
                 f"model.name: needs a hub id or a folder, as {KEY}=true; or name it there"
             )
         weights = source.name
-    key = "model.name" if source.pretrained is True else KEY
-    path = local_path(weights, key) if isinstance(weights, str) else None
-    if isinstance(weights, str) and (path is None or path.is_dir()):
-        return _from_pretrained(source.auto, weights, path, num_classes, given)
-    model = _from_config(source, num_classes, given)
-    if path is not None:
-        load_weights(model, path)
-    return model
+    if isinstance(weights, str):
+        key = "model.name" if source.pretrained is True else KEY
+        model = _with_weights(source, weights, local_path(weights, key), num_classes, given)
+    else:
+        model = _with_random_weights(source, num_classes, given)
+    # `from_pretrained` leaves it in eval mode, and Lightning trains a model in the mode it is in
+    return model.train()
 
 
-def _from_config(source: _Source, num_classes: int | None, given: dict[str, Any]) -> nn.Module:
-    import transformers
-
+def _configure(source: _Source, num_classes: int | None) -> Any:
+    """The architecture, where no weights say it."""
     if source.name is not None:
-        config = config_from_hub(source.auto, str(local_path(source.name, "model.name") or source.name))
+        folder = local_path(source.name, "model.name")
+        config = config_from_hub(source.auto, str(folder or source.name))
     else:
         config = config_of_type(source.auto, source.type, source.config or {})
     if num_classes is not None:
         config.num_labels = num_classes
-    if given["dtype"] == "auto":
-        given["dtype"] = torch.float32
+    return config
+
+
+def _with_random_weights(
+    source: _Source, num_classes: int | None, given: Mapping[str, Any]
+) -> nn.Module:
+    import transformers
+
+    config = _configure(source, num_classes)
+    options = {**given, "dtype": torch.float32} if given["dtype"] == "auto" else given
     try:
         with _quiet():
             return getattr(transformers, source.auto).from_config(
-                config, trust_remote_code=False, **given
+                config, trust_remote_code=False, **options
             )
     except Exception as error:  # a combination of sizes that the architecture cannot have
         raise ConfigError(
@@ -177,30 +185,43 @@ def _from_config(source: _Source, num_classes: int | None, given: dict[str, Any]
         ) from error
 
 
-def _from_pretrained(
-    auto: str, source: str, path: Path | None, num_classes: int | None, given: dict[str, Any]
+def _with_weights(
+    source: _Source,
+    weights: str,
+    path: Path | None,
+    num_classes: int | None,
+    given: Mapping[str, Any],
 ) -> nn.Module:
+    """From a hub id, a folder, or a file of an architecture that the config says."""
     import transformers
 
-    if path is not None and not (path / "config.json").is_file():
-        raise CheckpointError(f"{KEY}: {path} holds no config.json, so no model of transformers")
-    place = str(path or source)
-    config = config_from_hub(auto, place)
-    if num_classes is not None:
-        config.num_labels = num_classes
-    with loading(source), _quiet():
-        model, report = getattr(transformers, auto).from_pretrained(
+    place: str | None = str(path or weights)
+    options = dict(given)
+    if path is not None and path.is_file():
+        config = _configure(source, num_classes)
+        options["state_dict"] = read_weights(path)
+        place = None
+    else:
+        if path is not None and not (path / "config.json").is_file():
+            raise CheckpointError(
+                f"{KEY}: {path} holds no config.json, so no model of transformers"
+            )
+        config = config_from_hub(source.auto, str(place))
+        if num_classes is not None:
+            config.num_labels = num_classes
+    with loading(weights), _quiet():
+        model, report = getattr(transformers, source.auto).from_pretrained(
             place,
             config=config,
             trust_remote_code=False,
             ignore_mismatched_sizes=True,  # of the head; others are refused below
             output_loading_info=True,
-            **given,
+            **options,
         )
     lacking = set(report["missing_keys"])
     misfits = {key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]}
-    _check_report(model, source, lacking, misfits, num_classes)
-    if auto == "AutoModelForImageClassification":
+    _check_report(model, weights, lacking, misfits, num_classes)
+    if place is not None and getattr(config, "num_channels", None) is not None:
         mean, std = _pixel_statistics(place)
         interface = interface_of_config(model.config)
         declare(model, dataclasses.replace(interface, mean=mean, std=std))
@@ -219,7 +240,7 @@ def _check_report(
     wrong = sorted(name for name in misfits if not in_head(name))
     if wrong:
         raise CheckpointError(
-            f"{KEY}: {source} has '{wrong[0]}' in another shape than its config.json says"
+            f"{KEY}: {source} has '{wrong[0]}' in another shape than its configuration says"
             f" ({len(wrong)} tensors)"
         )
     outside = sorted(name for name in lacking if not in_head(name))

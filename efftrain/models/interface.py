@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -74,7 +74,8 @@ def interface_of(model: nn.Module) -> ModelInterface:
         return declared
     config = getattr(model, "config", None)
     if config is not None and hasattr(config, "model_type"):
-        return interface_of_config(config)
+        found = interface_of_config(config)
+        return replace(found, max_length=_positions(model) or found.max_length)
     first = next((one for one in model.modules() if isinstance(one, nn.Conv2d)), None)
     return ModelInterface(
         num_classes=_head_width(model),
@@ -103,6 +104,15 @@ def interface_of_config(config: Any) -> ModelInterface:
         max_length=next((length for length in positions if length), None),
         source=getattr(config, "_name_or_path", None) or None,
     )
+
+
+def _positions(model: nn.Module) -> int | None:
+    """Length for models such as RoBERTa, which begin to count behind the id of the padding."""
+    for path, module in model.named_modules():
+        if path.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            skipped = module.padding_idx
+            return None if skipped is None else module.num_embeddings - skipped - 1
+    return None
 
 
 def _pair(size: Any) -> tuple[int, int] | None:

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from efftrain.errors import CheckpointError
+from efftrain.models.hub import KEY, TORCH_SUFFIXES
 
-_KEY = "model.pretrained"
+_UNREADABLE = (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError)
 
 _WRAPPERS = ("model", "state_dict")
 """Under which training scripts keep the weights beside an optimizer's state."""
@@ -42,13 +43,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         CheckpointError: The file is missing or damaged, or holds something else.
     """
     if not path.is_file():
-        raise CheckpointError(f"{_KEY}: no file {path}")
-    if path.suffix in (".pth", ".pt", ".bin", ".tar"):
+        raise CheckpointError(f"{KEY}: no file {path}")
+    if path.suffix in TORCH_SUFFIXES:
         return _read_torch(path)
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise CheckpointError(f"{_KEY}: {path} is damaged or not safetensors: {error}") from error
+        raise CheckpointError(f"{KEY}: {path} is damaged or not safetensors: {error}") from error
 
 
 def fit_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
@@ -66,12 +67,12 @@ def fit_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> 
     names = sorted(own.keys() ^ weights.keys())
     if names:
         side = "lacks" if names[0] in own else "has an unknown"
-        raise CheckpointError(f"{_KEY}: {path} {side} '{names[0]}' ({len(names)} names differ)")
+        raise CheckpointError(f"{KEY}: {path} {side} '{names[0]}' ({len(names)} names differ)")
     for name, tensor in own.items():
         if tensor.shape != weights[name].shape:
             shapes = f"{list(weights[name].shape)}, the model {list(tensor.shape)}"
             raise CheckpointError(
-                f"{_KEY}: {path} has '{name}' as {shapes}; check model.num_classes"
+                f"{KEY}: {path} has '{name}' as {shapes}; check model.num_classes"
             )
     model.load_state_dict(weights)
 
@@ -79,10 +80,10 @@ def fit_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> 
 def _read_torch(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+    except _UNREADABLE as error:
         reason = " ".join(str(error).split())[:160]
         raise CheckpointError(
-            f"{_KEY}: {path} is damaged, or holds more than tensors, which is not loaded: {reason}"
+            f"{KEY}: {path} is damaged, or holds more than tensors, which is not loaded: {reason}"
         ) from error
     if isinstance(content, Mapping):
         inside = next((content[name] for name in _WRAPPERS if name in content), content)
@@ -90,4 +91,4 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             tensors = {str(name): value for name, value in inside.items()}
             if all(isinstance(value, Tensor) for value in tensors.values()):
                 return tensors
-    raise CheckpointError(f"{_KEY}: {path} holds no state dict (names and their tensors)")
+    raise CheckpointError(f"{KEY}: {path} holds no state dict (names and their tensors)")

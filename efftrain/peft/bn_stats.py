@@ -41,20 +41,21 @@ class HeldMode:
         """Remember what to put back when the policy is lifted."""
         self.layer = layer
         self.policy = policy
-        self.tracked = bool(getattr(layer, "track_running_stats", True))
+        self.switch = "momentum" if isinstance(layer, _InstanceNorm) else "track_running_stats"
+        self.before: object = getattr(layer, self.switch, None)
 
     def __call__(self, mode: bool = True) -> nn.Module:
         """Set the mode of the layer and of what lies in it, within the policy."""
         layer = self.layer
         type(layer).train(layer, mode)
         if self.policy != "batch":
-            _switch(layer, "training", False)
+            _set(layer, "training", False)
         elif isinstance(layer, _InstanceNorm):
-            # it takes the input's own statistics whenever it does not track, also in eval mode
-            _switch(layer, "track_running_stats", self.tracked and not mode)
+            # it writes its statistics even where it does not track; a step of 0 leaves them
+            _set(layer, "momentum", 0.0)
         else:
             # in training: by the batch; in eval: as stored
-            _switch(layer, "track_running_stats", False)
+            _set(layer, "track_running_stats", False)
         return layer
 
     def lift(self) -> None:
@@ -62,13 +63,13 @@ class HeldMode:
         mode = self.layer.training
         self.layer.__dict__.pop("train", None)
         if self.policy == "batch":
-            _switch(self.layer, "track_running_stats", self.tracked)
+            _set(self.layer, self.switch, self.before)
         self.layer.train(mode)
 
 
-def _switch(layer: nn.Module, name: str, on: bool) -> None:
-    """Set a plain flag, past `nn.Module.__setattr__`, which is for parameters and modules."""
-    object.__setattr__(layer, name, on)
+def _set(layer: nn.Module, name: str, value: object) -> None:
+    """Set a plain attribute, past `nn.Module.__setattr__`, which is for parameters and modules."""
+    object.__setattr__(layer, name, value)
 
 
 def moves_in_training(module: nn.Module) -> bool:

@@ -64,29 +64,38 @@ def hold_float32(model: nn.Module, names: Iterable[str]) -> tuple[str, ...]:
         Paths of the layers that changed.
     """
     record = record_of(model)
-    wanted = frozenset(names)
-    owners = [
-        (path, module)
-        for path, module in walk(model)
-        if any(join(path, name) in wanted for name in _tensors(module))
-    ]
-    raised: set[int] = set()  # a tensor that two layers share is raised once, and both compute so
-    for path, module in owners:
+    changed = _owners(model, frozenset(names))
+    for path, module in changed:
         for name, tensor in _tensors(module).items():
             if tensor.dtype in LOW:
                 record.low[join(path, name)] = tensor.detach().cpu().clone()
                 _set_data(tensor, tensor.detach().float())
-                raised.add(id(tensor))
-    changed: list[str] = []
-    for path, module in walk(model):
-        if raised.isdisjoint(map(id, _tensors(module).values())):
-            continue
-        changed.append(path)
         if not isinstance(module, _BatchNorm):
             compute = Float32Compute()
             module.register_forward_pre_hook(compute.up, with_kwargs=True)
             module.register_forward_hook(compute.down)
-    return tuple(changed)
+    return tuple(path for path, _ in changed)
+
+
+def _owners(model: nn.Module, names: frozenset[str]) -> list[tuple[str, nn.Module]]:
+    """Layers of low precision that own one of the tensors, or share one with such a layer."""
+    layers = [
+        (path, module, {id(one) for one in _tensors(module).values() if one.dtype in LOW})
+        for path, module in walk(model)
+    ]
+    low = {
+        id(t)
+        for path, m, _ in layers
+        for name, t in _tensors(m).items()
+        if join(path, name) in names
+    }
+    found: set[str] = set()
+    while True:
+        more = {path for path, _, held in layers if held & low} - found
+        if not more:
+            return [(path, module) for path, module, _ in layers if path in found]
+        found |= more
+        low |= {one for path, _, held in layers if path in more for one in held}
 
 
 def release_float32(model: nn.Module, paths: Iterable[str] | None = None) -> tuple[str, ...]:

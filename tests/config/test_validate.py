@@ -8,7 +8,6 @@ from efftrain.config.schema import RANGES, EvalConfig, Range, TrainConfig
 from efftrain.config.validate import validate
 from efftrain.paths import conf_dir
 
-
 TOKEN_DATA = ("marked_tokens", "token_chain", "text_files")
 
 

@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy
 from torchmetrics import Metric
 
 from efftrain.data.padding import IGNORED
+from efftrain.errors import DataError
 from efftrain.task import Task
 
 
@@ -22,7 +23,17 @@ class CausalLMTask(Task):
     """
 
     def align(self, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Pair scores [N, T, V] with the labels of the next position, and make one list of all."""
+        """Pair scores [N, T, V] with the labels of the next position, and make one list of all.
+
+        Raises:
+            DataError: There is not one label for each position.
+        """
+        if scores.ndim != 3 or labels.shape != scores.shape[:2]:
+            raise DataError(
+                f"data: labels of shape {list(labels.shape)} do not fit scores of shape "
+                f"{list(scores.shape)}; task=causal_lm needs [N, T] and [N, T, vocabulary], such as "
+                "data=text_lines with model=hf_causal_lm"
+            )
         return scores[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
 
     def weight(self, labels: Tensor) -> Tensor:
@@ -48,10 +59,8 @@ class Perplexity(Metric):
         """Nothing is counted yet."""
         super().__init__()
         self.ignore_index = ignore_index
-        # sums over an epoch outgrow single precision
-        zero = torch.tensor(0.0, dtype=torch.float64)
-        self.add_state("nats", zero.clone(), dist_reduce_fx="sum")
-        self.add_state("tokens", zero.clone(), dist_reduce_fx="sum")
+        self.add_state("nats", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("tokens", torch.tensor(0.0), dist_reduce_fx="sum")
 
     def update(self, scores: Tensor, labels: Tensor) -> None:
         """Count a batch.

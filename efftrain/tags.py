@@ -36,7 +36,7 @@ class Tag:
 
 
 TAGS: tuple[Tag, ...] = (
-    Tag("train/loss", "", "measured", "mean loss over the epoch's training samples; `train/loss_step` of one batch"),
+    Tag("train/loss", "", "measured", "mean over the epoch's samples; `train/loss_step` of a batch"),
     Tag("train/<metric>", "", "measured", "a metric of the task over the epoch's training batches"),
     Tag("val/loss", "", "measured", "mean loss on the held-out split"),
     Tag("val/<metric>", "", "measured", "a metric of the task on the held-out split"),
@@ -48,9 +48,9 @@ TAGS: tuple[Tag, ...] = (
     Tag("size/model_mib", "MiB", "predicted", "parameters and buffers at their own dtypes"),
     Tag("time/step_ms", "ms", "measured", "mean wall clock of an optimizer step, data wait left out"),
     Tag("time/data_ms", "ms", "measured", "mean wait for the next batch"),
-    Tag("time/step_p50_ms", "ms", "measured", "median step in the logging window"),
-    Tag("time/step_p90_ms", "ms", "measured", "90th percentile in the logging window"),
-    Tag("time/step_p99_ms", "ms", "measured", "99th percentile in the logging window"),
+    Tag("time/step_p50_ms", "ms", "measured", "median step in the logging window, on a CPU"),
+    Tag("time/step_p90_ms", "ms", "measured", "90th percentile in the logging window, on a CPU"),
+    Tag("time/step_p99_ms", "ms", "measured", "99th percentile in the logging window, on a CPU"),
     Tag("throughput/samples_per_s", "1/s", "measured", "training samples, data wait included, all devices"),
 )  # fmt: skip
 """In the order of the README's table."""

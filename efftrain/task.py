@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics import Metric, MetricCollection
 
 from efftrain.data.first_batch import REFUSALS, check_labels, explain_loss, explain_refusal
-from efftrain.errors import DataError
+from efftrain.errors import ConfigError, DataError
 from efftrain.peft import Selection, param_groups
 
 MakeOptimizer = Callable[..., Optimizer]
@@ -55,9 +57,8 @@ class Task(pl.LightningModule):
         collection = MetricCollection(dict(metrics))
         self.train_metrics = collection.clone(prefix="train/")
         self.val_metrics = collection.clone(prefix="val/")
-        # Means over samples, also where a batch is short and over several processes; NaN stays NaN
-        self.train_loss = MeanMetric(nan_strategy="disable")
-        self.val_loss = MeanMetric(nan_strategy="disable")
+        self.train_loss = MeanLoss()
+        self.val_loss = MeanLoss()
         self._make_optimizer = optimizer
         self._make_schedule = scheduler
         self._rates = dict(rates or {})
@@ -116,15 +117,24 @@ class Task(pl.LightningModule):
         optimizer = self._make_optimizer(groups)
         if self._make_schedule is None:
             return optimizer
-        total = {"total_steps": int(self.trainer.estimated_stepping_batches)}
-        takes_total = "total_steps" in inspect.signature(self._make_schedule).parameters
-        schedule = self._make_schedule(optimizer, **(total if takes_total else {}))
+        schedule = self._make_schedule(optimizer, **self._total_steps(self._make_schedule))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
-    def _evaluate(self, batch: Any, metrics: MetricCollection, mean: MeanMetric) -> Tensor:
+    def _total_steps(self, make_schedule: MakeSchedule) -> dict[str, int]:
+        if "total_steps" not in inspect.signature(make_schedule).parameters:
+            return {}
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps):
+            raise ConfigError(
+                "scheduler: needs to know the last step; set trainer.max_epochs or"
+                " +trainer.max_steps, or take scheduler=none"
+            )
+        return {"total_steps": int(steps)}
+
+    def _evaluate(self, batch: Any, metrics: MetricCollection, mean: MeanLoss) -> Tensor:
         inputs, labels = split_batch(batch)
         scores, labels = self.align(self._scores(inputs), labels)
         if metrics.prefix not in self._labels_checked:
@@ -135,7 +145,7 @@ class Task(pl.LightningModule):
         except REFUSALS as error:
             raise explain_loss(self.loss, scores, labels, error) from error
         metrics.update(scores.detach(), labels)
-        mean.update(loss.detach(), weight=self.weight(labels))
+        mean.update(loss.detach(), self.weight(labels))
         return loss
 
     def _scores(self, inputs: Any) -> Tensor:
@@ -147,6 +157,38 @@ class Task(pl.LightningModule):
             raise explain_refusal(self.model, inputs, error) from error
         self._has_run = True
         return scores_of(output)
+
+
+class MeanLoss(Metric):
+    """Mean over samples, also where a batch is short and over several processes; NaN stays NaN.
+
+    torchmetrics' own mean either drops NaN or, told not to, every weight.
+    """
+
+    full_state_update = False
+
+    total: Tensor
+    weight: Tensor
+
+    def __init__(self) -> None:
+        """Nothing is added up yet."""
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("weight", torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, weight: float | Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            loss: Its mean, a scalar.
+            weight: Over how many samples.
+        """
+        self.total += loss * weight
+        self.weight += weight
+
+    def compute(self) -> Tensor:
+        """Over all batches."""
+        return self.total / self.weight
 
 
 def split_batch(batch: Any) -> tuple[Any, Tensor]:

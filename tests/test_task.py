@@ -9,7 +9,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from efftrain.errors import DataError
 from efftrain.peft import apply, select
 from efftrain.schedules import cosine
-from efftrain.task import Task, scores_of, split_batch
+from efftrain.task import MeanLoss, Task, scores_of, split_batch
 
 
 def conv_net() -> nn.Sequential:
@@ -131,3 +131,24 @@ def test_scores_are_the_output_or_its_logits():
     logits = torch.ones(2, 3)
     assert scores_of(logits) is logits
     assert scores_of(ImageClassifierOutput(logits=logits)) is logits
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(10, 4), (7, 6)])
+def test_a_short_batch_counts_for_as_many_samples_as_it_has(count, batch_size):
+    model = conv_net()
+    task = make_task(model, lr=0.0)
+    model.eval()
+    data = loader(count, batch_size)
+    for batch in data:
+        task._evaluate(batch, task.val_metrics, task.val_loss)
+    images, labels = data.dataset.tensors
+    with torch.no_grad():
+        expected = nn.functional.cross_entropy(model(images), labels)
+    assert task.val_loss.compute().item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_loss_that_is_not_a_number_is_not_averaged_away():
+    mean = MeanLoss()
+    mean.update(torch.tensor(1.0), 4)
+    mean.update(torch.tensor(float("nan")), 4)
+    assert torch.isnan(mean.compute())

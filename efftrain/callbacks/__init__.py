@@ -4,6 +4,7 @@ They take plain values and use Lightning's public interface only, so that any Li
 use them without Hydra.
 """
 
+from efftrain.callbacks.doctor import Checkup, Doctor
 from efftrain.callbacks.finite_loss import FiniteLoss
 from efftrain.callbacks.learning_rate import LearningRate
 from efftrain.callbacks.parameter_count import ParameterCount
@@ -12,6 +13,8 @@ from efftrain.callbacks.step_timer import StepTimer
 from efftrain.callbacks.throughput import Throughput
 
 __all__ = [
+    "Checkup",
+    "Doctor",
     "FiniteLoss",
     "LearningRate",
     "ParameterCount",

@@ -37,7 +37,9 @@ class FiniteLoss(pl.Callback):
         if not (last or batch_idx % self.every_n_steps == 0):
             return
         loss = float(outputs["loss"])
-        if not math.isfinite(loss):
+        # One process alone must not leave the others waiting for its gradients
+        broken = trainer.strategy.reduce_boolean_decision(not math.isfinite(loss), all=False)
+        if broken:
             raise NumericError(
                 f"train/loss is {loss} in epoch {trainer.current_epoch}, batch {batch_idx};"
                 " lower optim.lr or set trainer.gradient_clip_val=1"

@@ -46,7 +46,10 @@ class Throughput(pl.Callback):
         self._mark = time.perf_counter()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The clock stops."""
+        """The clock stops, once the device has done what it was asked for."""
+        if self._mark is not None and pl_module.device.type != "cpu":
+            synchronize(pl_module.device)
+            self._window_s += time.perf_counter() - self._mark
         self._mark = None
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -63,7 +66,8 @@ class Throughput(pl.Callback):
     ) -> None:
         """Count the batch, and log where a window ends."""
         _, closes_window = self._window.end_batch(trainer)
-        if closes_window:
+        is_last = batch_idx + 1 == trainer.num_training_batches
+        if closes_window or is_last or self._seen < self.warmup_batches:
             synchronize(pl_module.device)
         began, self._mark = self._mark, time.perf_counter()
         self._seen += 1

@@ -15,6 +15,7 @@ from efftrain.config.problem import did_you_mean
 VERBS = {
     "train": "fine-tune a model and write what changed, what it cost and how good it is",
     "eval": "evaluate a finished run again: efftrain eval run=<run folder>",
+    "export": "write a finished run as a model: efftrain export run=<run folder> to=merged|folded|peft",
     "configs": "list the configs that can be named, or check every one: efftrain configs ls|check",
 }
 

@@ -73,10 +73,10 @@ def list_groups(folders: list[Path]) -> dict[str, dict[str, Path]]:
     """Options of every group, by name; the first folder that has one wins."""
     groups: dict[str, dict[str, Path]] = {}
     for folder in folders:
-        for path in sorted(folder.glob("*/*.yaml")):
-            group = path.parent.name
+        for path in sorted(folder.glob("*/**/*.yaml")):
+            group, *rest = path.relative_to(folder).with_suffix("").parts
             if group not in _NO_OPTION:
-                groups.setdefault(group, {}).setdefault(path.stem, path)
+                groups.setdefault(group, {}).setdefault("/".join(rest), path)
     return dict(sorted(groups.items()))
 
 

@@ -10,11 +10,10 @@ import logging
 import os
 import sys
 import traceback
-import warnings
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser  # the parser hydra.main uses; pinned below 1.4
@@ -25,20 +24,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from efftrain.cli import stop_quietly
-from efftrain.config.allow import trusted_packages
 from efftrain.config.compose import compose, expand_sweep, parse_overrides
+from efftrain.config.hydra_node import check_hydra_node
 from efftrain.config.problem import Problem
-from efftrain.config.sources import COMMAND_LINE
-from efftrain.config.validate import validate
+from efftrain.config.validate import require_valid, validate
 from efftrain.errors import INTERRUPTED, ConfigError, EfftrainError, MachineError
-from efftrain.paths import RunFolder, conf_dir
+from efftrain.paths import conf_dir
 
 TRACEBACK_VARIABLE = "EFFTRAIN_TRACEBACK"
-
-_PROCESSES = ("strategy", "devices")
-
-_HYDRA_PARTS = frozenset({"hydra", "hydra_plugins"})
-"""Packages whose objects a Hydra node may name without being trusted."""
 
 
 def launch(verb: str, schema: type, job: Callable[[DictConfig], None]) -> NoReturn:
@@ -58,11 +51,15 @@ def launch(verb: str, schema: type, job: Callable[[DictConfig], None]) -> NoRetu
             raise ConfigError(
                 "--experimental-rerun loads a pickle, which can run code; not offered"
             )
+        if args.config_path:
+            raise ConfigError("--config-path: not offered; --config-dir adds a folder of your own")
         if not _only_shows(args):
             _check_jobs(name, args, schema, folders)
+        elif not args.shell_completion:
+            _check_what_is_shown(name, args, folders)
         base = str(folders[-1])
         failures: list[Exception] = []
-        run = _logged(job, failures)
+        run = _guarded(job, schema, failures)
         hydra.main(version_base="1.3", config_path=base, config_name=name)(run)()
         if failures:
             raise failures[0]
@@ -96,63 +93,71 @@ def _check_jobs(name: str, args: Namespace, schema: type, folders: list[Path]) -
     problems: dict[str, None] = {}
     for overrides in jobs:
         composition = compose(name, overrides, folders)
-        found = [*composition.problems, *_check_hydra_node(composition.config)]
+        found = [*composition.problems, *check_hydra_node(composition.config.hydra)]
         config = composition.config.copy()
         OmegaConf.set_struct(config, False)
         del config["hydra"]
         found += validate(config, schema, composition.sources)
         if args.multirun:
-            found += _check_strategy(config)
+            found += _check_processes(config)
         problems.update(dict.fromkeys(map(str, found)))
-        if not found and not args.multirun:
-            _check_run_folder(composition.config)
+        if not found:
+            _check_run_folder(composition.config, args.multirun)
     if problems:
         raise ConfigError(*problems)
 
 
-def _check_hydra_node(config: DictConfig) -> list[Problem]:
-    """Hydra builds its callbacks, launcher and sweeper itself, before any code of ours runs."""
-    node = config.hydra
-    parts = {f"hydra.callbacks.{name}": part for name, part in (node.callbacks or {}).items()}
-    parts |= {"hydra.launcher": node.launcher, "hydra.sweeper": node.sweeper}
-    known = _HYDRA_PARTS | trusted_packages()
-    problems = []
-    for key, part in parts.items():
-        target = str(part.get("_target_", "")) if isinstance(part, DictConfig) else ""
-        package = target.split(".")[0]
-        if target and package not in known:
-            problems.append(Problem(f"{key}._target_", f"may not build '{target}'", COMMAND_LINE))
-    return problems
+def _check_what_is_shown(name: str, args: Namespace, folders: list[Path]) -> None:
+    """Hydra sets its logging up even to print a help text; typos may be shown, code may not run."""
+    overrides = [] if args.multirun else list(args.overrides)
+    problems = check_hydra_node(compose(name, overrides, folders).config.hydra)
+    if problems:
+        raise ConfigError(*map(str, problems))
 
 
-def _check_strategy(config: DictConfig) -> list[Problem]:
-    """Lightning starts the other processes by this very command line, sweep and all."""
-    strategy, devices = (OmegaConf.select(config, f"trainer.{key}") for key in _PROCESSES)
-    if "ddp" not in str(strategy) or devices in (1, "1") or "TORCHELASTIC_RUN_ID" in os.environ:
+def _check_processes(config: DictConfig) -> list[Problem]:
+    """Lightning starts other processes by this very command line, sweep and all."""
+    if "TORCHELASTIC_RUN_ID" in os.environ or _count_processes(config.get("trainer") or {}) == 1:
         return []
     what = "a sweep cannot start several processes, each would sweep again; run the jobs one by one"
-    return [Problem("trainer.strategy", what)]
+    return [Problem("trainer.devices", what)]
 
 
-def _check_run_folder(config: DictConfig) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # hydra.run.dir may use resolvers that the job sets up
-        folder = RunFolder(Path(str(OmegaConf.select(config, "hydra.run.dir"))))
-    if folder.summary_json.exists():
+def _count_processes(trainer: Mapping[str, Any]) -> int:
+    """How many processes the Trainer would start, at least."""
+    devices, nodes = trainer.get("devices", "auto"), trainer.get("num_nodes", 1)
+    if isinstance(devices, Sequence) and not isinstance(devices, str):
+        devices = len(devices)
+    elif str(devices) in ("auto", "-1"):
+        import torch
+
+        on_cpu = trainer.get("accelerator") == "cpu"
+        devices = 1 if on_cpu else max(1, torch.accelerator.device_count())
+    elif "," in str(devices):
+        devices = str(devices).count(",") + 1
+    return int(devices) * int(nodes)
+
+
+def _check_run_folder(config: DictConfig, multirun: bool) -> None:
+    """A finished run is not written over; `hydra.run.dir` and `hydra.sweep.dir` can name any folder."""
+    key, pattern = (
+        ("hydra.sweep.dir", "*/summary.json") if multirun else ("hydra.run.dir", "summary.json")
+    )
+    folder = Path(str(OmegaConf.select(config, key)))
+    if any(folder.glob(pattern)):
         raise MachineError(
-            f"hydra.run.dir: {folder.root} holds a finished run; name another folder or move it away"
+            f"{key}: {folder} holds a run already; name another folder or move it away"
         )
 
 
 def _config_folders(args: Namespace) -> list[Path]:
     """Where YAML is looked for: the user's --config-dir first, the shipped one last."""
-    shipped = Path(args.config_path).resolve() if args.config_path else conf_dir()
     if not args.config_dir:
-        return [shipped]
+        return [conf_dir()]
     own = Path(args.config_dir).resolve()
     if not own.is_dir():
         _fail(f"--config-dir: no folder {args.config_dir}", ConfigError.exit_code)
-    return [own, shipped]
+    return [own, conf_dir()]
 
 
 def _only_shows(args: Namespace) -> bool:
@@ -160,17 +165,19 @@ def _only_shows(args: Namespace) -> bool:
     return bool(args.help or args.hydra_help or args.cfg or args.info or args.shell_completion)
 
 
-def _logged(
-    job: Callable[[DictConfig], None], failures: list[Exception]
+def _guarded(
+    job: Callable[[DictConfig], None], schema: type, failures: list[Exception]
 ) -> Callable[[DictConfig], None]:
-    """Keep a failed job's reason in its own train.log, which the others of a sweep cannot reach.
+    """Check a job's config once more, and keep its failure in its own train.log.
 
-    A single run's failure is handed on in `failures`: Hydra would print a line of its own about it.
-    A sweep's has to reach Hydra, whose launchers may run it in another process.
+    What only a sweeper knows (an interval, a key of hydra.sweeper.params) was not there to be checked
+    before. A single run's failure is handed on in `failures`: Hydra would print a line of its own
+    about it. A sweep's has to reach Hydra, whose launchers may run it in another process.
     """
 
     def run(config: DictConfig) -> None:
         try:
+            require_valid(config, schema)
             job(config)
         except Exception as error:
             logging.getLogger("efftrain.failure").error("%s", error, exc_info=True)

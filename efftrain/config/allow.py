@@ -12,6 +12,7 @@ cannot grant that to itself.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import os
 import sys
@@ -76,9 +77,17 @@ ALLOWED: frozenset[str] = frozenset(
 _IMPORTABLE = frozenset(name.split(".")[0] for name in ALLOWED)
 
 
-def trusted_packages() -> frozenset[str]:
-    """Top-level packages that the user trusts by environment variable."""
+def read_trust() -> frozenset[str]:
+    """Top-level packages that the environment names now."""
     return frozenset(filter(None, os.environ.get(TRUST_VARIABLE, "").replace(" ", "").split(",")))
+
+
+_TRUSTED = read_trust()  # once, before a config's hydra.job.env_set could change the environment
+
+
+def trusted_packages() -> frozenset[str]:
+    """Top-level packages that the user trusted when the program started."""
+    return _TRUSTED
 
 
 def resolve(target: str) -> Callable[..., Any]:
@@ -121,7 +130,7 @@ def _locate(target: str) -> Any:
     parts = target.split(".")
     if not all(part.isidentifier() for part in parts) or len(parts) < 2:
         raise ConfigError(f"'{target}' is not a dotted path such as torch.optim.AdamW")
-    found: Any = importlib.import_module(parts[0])
+    found = _import(parts[0], target)
     walked = parts[0]
     for part in parts[1:]:
         if not hasattr(found, part):
@@ -134,12 +143,20 @@ def _locate(target: str) -> Any:
 
 def _import_child(parent: str, part: str, target: str, found: Any) -> Any:
     child = f"{parent}.{part}"
-    try:
-        return importlib.import_module(child)
-    except ModuleNotFoundError as error:
-        if error.name is not None and not child.startswith(error.name):
-            missing = error.name.split(".")[0]
-            raise ConfigError(f"'{target}' needs the package {missing}") from error
+    if importlib.util.find_spec(child) is None if hasattr(found, "__path__") else True:
         names = [name for name in dir(found) if not name.startswith("_")]
         hint = did_you_mean(part, names).split("; known")[0]
-        raise ConfigError(f"no '{part}' in {parent}{hint}") from error
+        raise ConfigError(f"no '{part}' in {parent}{hint}")
+    return _import(child, target)
+
+
+def _import(module: str, target: str) -> Any:
+    """Import a module, with whatever it raises as one line."""
+    try:
+        return importlib.import_module(module)
+    except Exception as error:
+        lines = str(error).splitlines() or ["no message"]
+        raise ConfigError(
+            f"cannot import {module} for '{target}': {type(error).__name__}: {lines[0]};"
+            " is it on PYTHONPATH?"
+        ) from error

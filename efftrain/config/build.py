@@ -15,6 +15,10 @@ from efftrain.errors import ConfigError, EfftrainError
 
 TARGET = "_target_"
 
+INTERPOLATION = "${"
+NO_INTERPOLATION = "'${' is left after all values are resolved, and would be resolved once more"
+"""An escaped interpolation could name code that no check has seen."""
+
 
 def build(node: Any, key: str, **given: Any) -> Any:
     """Build what a node describes, its parts first.
@@ -59,6 +63,8 @@ def _with_resolved_targets(node: Any, key: str) -> Any:
         }
     if isinstance(node, list):
         return [_with_resolved_targets(item, f"{key}.{i}") for i, item in enumerate(node)]
+    if isinstance(node, str) and INTERPOLATION in node:
+        raise ConfigError(f"{key}: {NO_INTERPOLATION}")
     return node
 
 

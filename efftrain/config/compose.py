@@ -23,6 +23,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from efftrain.config.allow import resolve
+from efftrain.config.annotations import parameters
 from efftrain.config.problem import Problem, did_you_mean
 from efftrain.config.sources import COMMAND_LINE, Sources, locate_files
 from efftrain.errors import ConfigError
@@ -68,8 +70,8 @@ def compose(name: str, overrides: Sequence[str], folders: Sequence[Path]) -> Com
             good, problems = _sort_out(name, parsed)
             config = _compose_or_explain(name, good)
         defaults = loader.compute_defaults_list(name, good, RunMode.RUN).defaults
+        keys = frozenset(o.key_or_group for o in parsed if not _is_group(o, loader))
     files = locate_files(defaults, folders)
-    keys = frozenset(override.key_or_group for override in parsed)
     return Composition(config, problems, Sources(files.files, keys))
 
 
@@ -129,16 +131,17 @@ def _explain(
     key = override.key_or_group
     if isinstance(error, YAMLError):
         return Problem(key, _yaml_line(error), COMMAND_LINE)
-    if _is_group(override, loader) and isinstance(error, MissingConfigException):
-        option = override.get_value_string()
-        hint = did_you_mean(option, [*loader.get_group_options(key), "null"])
-        return Problem(key, f"no option '{option}'{hint}", COMMAND_LINE)
+    if _is_group(override, loader):
+        return Problem(key, _explain_group(override, error, config, loader), COMMAND_LINE)
     parent, _, leaf = key.rpartition(".")
     node = OmegaConf.select(config, parent) if parent else config
     if isinstance(node, DictConfig) and leaf not in node:
-        groups = [] if parent else loader.get_group_options("", results_filter=None)
-        known = {str(name) for name in [*node, *groups]} - {"hydra"}
-        return Problem(key, f"unknown key{did_you_mean(leaf, known)}", COMMAND_LINE)
+        known = {str(name) for name in node} - {"hydra"}
+        groups = set() if parent else set(loader.get_group_options("", results_filter=None))
+        addable = "" if not _takes(node, leaf) else f"; to add it, write +{key}=…"
+        return Problem(
+            key, f"unknown key{addable or did_you_mean(leaf, known | groups)}", COMMAND_LINE
+        )
     first = key.split(".")[0]
     if node is None and first not in config:
         hint = did_you_mean(first, {str(name) for name in config} - {"hydra"})
@@ -146,6 +149,28 @@ def _explain(
     if node is None:
         return Problem(key, "unknown key", COMMAND_LINE)
     return Problem(key, _first_line(error), COMMAND_LINE)
+
+
+def _explain_group(
+    override: Override, error: Exception, config: DictConfig, loader: ConfigLoader
+) -> str:
+    key, option = override.key_or_group, override.get_value_string()
+    options = loader.get_group_options(key)
+    if override.value() is None and key in config:
+        off = f"; {key}=none switches it off" if "none" in options else ""
+        return f"cannot be null{off}"
+    if isinstance(error, MissingConfigException) and option not in options:
+        return f"no option '{option}'{did_you_mean(option, options)}"
+    return _first_line(error)
+
+
+def _takes(node: DictConfig, name: str) -> bool:
+    """Whether what a node builds has such an argument, though the YAML does not name it."""
+    target = node.get("_target_")
+    try:
+        return isinstance(target, str) and name in parameters(resolve(target))
+    except ConfigError:
+        return False
 
 
 def _compose_or_explain(name: str, overrides: list[str]) -> DictConfig:

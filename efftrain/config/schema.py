@@ -25,6 +25,16 @@ def given(*names: str) -> dict[str, Any]:
 
 
 @dataclass
+class LoraConfig:
+    """`peft.lora`: the adapters of `peft=lora`, and of combinations such as norm+lora."""
+
+    r: int
+    alpha: float
+    dropout: float
+    target_modules: list[str] | None
+
+
+@dataclass
 class PeftConfig:
     """Group `peft`: which parameters train."""
 
@@ -40,6 +50,7 @@ class PeftConfig:
     head_lr: float | None
     bn_stats: BnStats
     recalibrate_batches: int
+    lora: LoraConfig
 
 
 @dataclass
@@ -66,6 +77,16 @@ class EvalConfig:
     run: str
     run_dir: str
     trainer: Built = field(metadata=given("callbacks", "logger"))
+
+
+@dataclass
+class ExportConfig:
+    """`conf/export.yaml`."""
+
+    run: str
+    to: Literal["merged", "folded", "peft"]
+    run_dir: str
+    batches: int
 
 
 @dataclass(frozen=True)
@@ -107,6 +128,9 @@ RANGES: dict[str, Range] = {
     "peft.norm_lr": Range(0, 1e6, low_open=True),
     "peft.head_lr": Range(0, 1e6, low_open=True),
     "peft.recalibrate_batches": Range(1),
+    "peft.lora.r": Range(1),
+    "peft.lora.alpha": Range(0, low_open=True),
+    "peft.lora.dropout": Range(0, 1),
     "optim.lr": Range(0, 1e6, low_open=True),
     "optim.weight_decay": Range(0, 1e6),
     "optim.momentum": Range(0, 1),

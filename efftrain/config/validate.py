@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from efftrain.config.allow import resolve
 from efftrain.config.annotations import describe, fits, parameters
-from efftrain.config.build import TARGET
+from efftrain.config.build import INTERPOLATION, NO_INTERPOLATION, TARGET
 from efftrain.config.problem import Problem, did_you_mean
 from efftrain.config.schema import RANGES, Built
 from efftrain.config.sources import Sources
@@ -66,6 +66,8 @@ class _Checker:
 
         def read(node: Any, name: Any, key: str) -> Any:
             value = node[name]
+            if isinstance(value, str) and INTERPOLATION in value:
+                self.report(key, NO_INTERPOLATION)
             return walk(value, key) if OmegaConf.is_config(value) else value
 
         def walk(node: Any, prefix: str) -> Any:
@@ -98,13 +100,13 @@ class _Checker:
                 self.check_value(value, hints[name], key, known[name].metadata.get("given", ()))
         for name in known.keys() - node.keys():
             key = f"{prefix}.{name}" if prefix else name
-            if key not in self._reported:
+            if key not in self._reported and type(None) not in _choices(hints[name]):
                 self.report(key, "missing")
         return None
 
     def check_value(self, value: Any, annotation: Any, key: str, given: Sequence[str]) -> None:
         choices = _choices(annotation)
-        if value is None and type(None) in choices:
+        if (value is None or value == {}) and type(None) in choices:
             return
         if isinstance(annotation, type) and is_dataclass(annotation):
             self.check_dataclass(value, annotation, key)
@@ -142,7 +144,9 @@ class _Checker:
                 self.check_value(value, _DIRECTIVES[name], f"{key}.{name}", ())
             elif name in accepted and name not in given:
                 self.check_argument(value, accepted[name].annotation, f"{key}.{name}")
-            elif not any_keyword:
+            elif any_keyword:
+                self.check_argument(value, Any, f"{key}.{name}")
+            else:
                 known = accepted.keys() - set(given)
                 self.report(f"{key}.{name}", f"unknown key{did_you_mean(str(name), known)}")
         if not node.get("_partial_"):

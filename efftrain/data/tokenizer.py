@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from efftrain.errors import DataError
-from efftrain.models.hub import loading, local_path, quiet
+from efftrain.models.chatter import quiet_transformers
+from efftrain.models.hub import loading, local_path
 from efftrain.models.interface import ModelInterface
 
 BYTES = "bytes"
@@ -110,5 +111,5 @@ def _load(source: str) -> Any:
             f"data.tokenizer: {path} holds no tokenizer; name a folder or hub id that does, or "
             "data.tokenizer=bytes"
         )
-    with loading(source), quiet("transformers", "huggingface_hub"):
+    with loading(source), quiet_transformers():
         return AutoTokenizer.from_pretrained(str(path or source), trust_remote_code=False)

@@ -12,11 +12,14 @@ from torch import nn
 
 from efftrain.config.build import build
 from efftrain.data.adapt import adapt
-from efftrain.errors import MachineError
+from efftrain.errors import ConfigError, MachineError
+from efftrain.models.lora import add_lora
 from efftrain.peft import Selection, apply, select
+from efftrain.peft.methods import split_method
 from efftrain.task import Task
 
 _GPUS = frozenset({"gpu", "cuda", "mps"})
+_CASTS_ALL = frozenset({"bf16-true", "16-true"})
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ def assemble(config: DictConfig) -> Parts:
     pl.seed_everything(config.seed, workers=True, verbose=False)
     model = build(config.model, "model")
     peft = config.peft
+    if "lora" in split_method(peft.method):
+        add_lora(model, **peft.lora)
     selection = select(
         model,
         peft.method,
@@ -53,7 +58,7 @@ def assemble(config: DictConfig) -> Parts:
         blocks=peft.blocks,
     )
     apply(model, selection, bn_stats=peft.bn_stats)
-    scheduler = None if config.scheduler is None else build(config.scheduler, "scheduler")
+    scheduler = build(config.scheduler, "scheduler") if config.get("scheduler") else None
     task = build(
         config.task,
         "task",
@@ -75,7 +80,13 @@ def make_trainer(
 
     Raises:
         MachineError: It asks for a GPU, and there is none.
+        ConfigError: It would cast the whole model, and with it the norms that train in float32.
     """
+    if str(node.get("precision")) in _CASTS_ALL:
+        raise ConfigError(
+            f"trainer.precision={node.precision} casts the norms that train as well, and small steps"
+            " are then rounded away; use bf16-mixed, or load the model in low precision by model.dtype"
+        )
     if node.get("accelerator") in _GPUS and not torch.accelerator.is_available():
         raise MachineError(f"trainer.accelerator={node.accelerator}: no GPU found; use trainer=cpu")
     return build(node, "trainer", callbacks=callbacks, logger=logger)

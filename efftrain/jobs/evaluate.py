@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from efftrain.config.schema import TrainConfig
 from efftrain.config.validate import require_valid
@@ -13,8 +15,13 @@ from efftrain.errors import CheckpointError
 from efftrain.files import write_text
 from efftrain.jobs.assemble import Parts, assemble, make_trainer
 from efftrain.jobs.expected_warnings import expected_warnings
+from efftrain.jobs.stages import EXIT_CODES
+from efftrain.jobs.stages import evaluate as measure
 from efftrain.paths import RunFolder
 from efftrain.peft import load_delta
+
+_AS_IN_THE_RUN = ("precision", "limit_val_batches")
+"""Settings that change the figures; null in an evaluation's config means the run's own."""
 
 
 def evaluate(config: DictConfig) -> None:
@@ -24,11 +31,23 @@ def evaluate(config: DictConfig) -> None:
         config: Checked against `EvalConfig`.
     """
     run = find_run(config.run)
+    saved = read_config(run)
     parts = load_run(run)
-    trainer = make_trainer(config.trainer, callbacks=[], logger=False)
+    node = config.trainer.copy()
+    for key in _AS_IN_THE_RUN:
+        if node[key] is None:
+            node[key] = saved.trainer.get(key)
+    trainer = make_trainer(node, callbacks=[], logger=False)
     with expected_warnings():
-        results = trainer.validate(parts.task, datamodule=parts.data, verbose=False)
-    metrics = {name: float(value) for name, value in results[0].items()}
+        status, metrics = measure(trainer, parts)
+    if status != "finished":
+        sys.exit(EXIT_CODES[status])
+    if trainer.is_global_zero:
+        report(config, run, metrics)
+
+
+def report(config: DictConfig, run: RunFolder, metrics: dict[str, float]) -> None:
+    """Print and write the metrics beside those of the run's own summary."""
     reported = _reported(run)
     folder = RunFolder(Path(config.run_dir))
     content = {"run": str(run.root), "metrics": metrics, "reported": reported}
@@ -56,13 +75,27 @@ def find_run(path: str) -> RunFolder:
     return folder
 
 
-def load_run(run: RunFolder) -> Parts:
-    """Rebuild a run's model, data and task, with its delta loaded."""
-    config = OmegaConf.load(run.config)
-    assert isinstance(config, DictConfig)
+def read_config(run: RunFolder) -> DictConfig:
+    """The config that a run was made with, checked as if it were new.
+
+    Raises:
+        CheckpointError: The file cannot be read.
+        ConfigError: It holds what may not be built, or was made by another version.
+    """
+    try:
+        config = OmegaConf.load(run.config)
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"run: {run.config} is damaged") from error
+    if not isinstance(config, DictConfig):
+        raise CheckpointError(f"run: {run.config} is no config")
     config.run_dir = str(run.root)
     require_valid(config, TrainConfig)
-    parts = assemble(config)
+    return config
+
+
+def load_run(run: RunFolder) -> Parts:
+    """Rebuild a run's model, data and task, with its delta loaded."""
+    parts = assemble(read_config(run))
     load_delta(parts.model, run.delta)
     return parts
 

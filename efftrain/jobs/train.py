@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
-import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.fabric.utilities import move_data_to_device
 from omegaconf import DictConfig, OmegaConf
 
 from efftrain.callbacks import StepTimer, Throughput
 from efftrain.callbacks.cards import log_hyperparameters, log_text
 from efftrain.config.build import build_each
-from efftrain.errors import INTERRUPTED, TERMINATED, NumericError
+from efftrain.errors import NumericError
 from efftrain.files import write_text
 from efftrain.jobs.assemble import Parts, assemble, make_trainer, plain
 from efftrain.jobs.expected_warnings import expected_warnings
+from efftrain.jobs.stages import EXIT_CODES, evaluate, fit, last_metrics, measure_statistics
 from efftrain.measure.environment import describe_environment
 from efftrain.paths import RunFolder
-from efftrain.peft import recalibrate, save_delta
+from efftrain.peft import save_delta
 from efftrain.profiling.params import count_parameters
 from efftrain.render.summary import print_summary, summary_markdown
-from efftrain.run import RunSummary, Status
-from efftrain.task import split_batch
-
-_EXIT_CODES: dict[Status, int] = {
-    "finished": 0,
-    "interrupted": INTERRUPTED,
-    "terminated": TERMINATED,
-}
+from efftrain.run import RunSummary
 
 
 def train(config: DictConfig) -> None:
@@ -61,7 +51,7 @@ def train(config: DictConfig) -> None:
         write_text(folder.summary_md, summary_markdown(summary))
         print_summary(summary, _readable(folder))
     if summary.status != "finished":
-        sys.exit(_EXIT_CODES[summary.status])
+        sys.exit(EXIT_CODES[summary.status])
 
 
 def fine_tune(
@@ -70,19 +60,24 @@ def fine_tune(
     """Evaluate, train, evaluate again, and save what changed."""
     log_text(trainer.loggers, "config", f"```yaml\n{OmegaConf.to_yaml(config, resolve=True)}```")
 
-    before = evaluate(trainer, parts)
+    status, before = evaluate(trainer, parts)
+    if status != "finished":
+        sys.exit(EXIT_CODES[status])
     _require_finite(before)
     if config.peft.bn_stats == "recalibrate":
         measure_statistics(trainer, parts, config.peft.recalibrate_batches)
     began = time.perf_counter()
-    status = _until_signal(trainer, lambda: trainer.fit(parts.task, datamodule=parts.data))
+    status = fit(trainer, parts)
     train_s = time.perf_counter() - began
-    # Who stops a run does not want to wait for another evaluation.
-    after = evaluate(trainer, parts) if status == "finished" else _last_metrics(trainer)
-
     delta_bytes = 0
-    if trainer.is_global_zero:
+    if trainer.is_global_zero:  # at once: what comes next can be stopped, too
         delta_bytes = save_delta(parts.model, folder.delta, selection=parts.selection).bytes
+    # Who stops a run does not want to wait for another evaluation.
+    after = last_metrics(trainer)
+    if status == "finished":
+        status, after = evaluate(trainer, parts)
+    after = {name: value for name, value in after.items() if math.isfinite(value)}
+
     summary = RunSummary(
         status=status,
         run_dir=str(folder.root),
@@ -103,28 +98,6 @@ def fine_tune(
     return summary
 
 
-def measure_statistics(trainer: pl.Trainer, parts: Parts, batches: int) -> None:
-    """Set the BatchNorms' statistics to those of the training data, where the Trainer computes."""
-    device = trainer.strategy.root_device
-    parts.model.to(device)
-    parts.data.setup("fit")
-    loaded = itertools.islice(parts.data.train_dataloader(), batches)
-    inputs = [move_data_to_device(split_batch(batch)[0], device) for batch in loaded]
-    recalibrate(parts.model, inputs)
-
-
-def evaluate(trainer: pl.Trainer, parts: Parts) -> dict[str, float]:
-    """Metrics on the held-out split, as plain numbers."""
-    results: list[Any] = []
-    status = _until_signal(
-        trainer,
-        lambda: results.extend(trainer.validate(parts.task, datamodule=parts.data, verbose=False)),
-    )
-    if status != "finished":
-        sys.exit(_EXIT_CODES[status])
-    return {name: float(value) for name, value in results[0].items()}
-
-
 def _require_finite(metrics: dict[str, float]) -> None:
     for name, value in metrics.items():
         if not math.isfinite(value):
@@ -133,41 +106,10 @@ def _require_finite(metrics: dict[str, float]) -> None:
             )
 
 
-def _until_signal(trainer: pl.Trainer, run: Callable[[], object]) -> Status:
-    """Run a part of the Trainer's work, and tell a signal from a failure.
-
-    Lightning turns both signals into `SystemExit`: SIGINT with code 1, SIGTERM with code 0.
-    """
-    try:
-        run()
-    except SystemExit:
-        if trainer.received_sigterm:
-            return "terminated"
-        if trainer.interrupted:
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning has ignored it
-            return "interrupted"
-        raise
-    return "finished"
-
-
-def _last_metrics(trainer: pl.Trainer) -> dict[str, float]:
-    known = trainer.callback_metrics
-    return {name: float(value) for name, value in known.items() if name.startswith("val/")}
-
-
 def _step_times(trainer: pl.Trainer) -> dict[str, float]:
     timers = [callback for callback in _callbacks(trainer) if isinstance(callback, StepTimer)]
     times = timers[0].times if timers else None
-    if times is None:
-        return {}
-    return {
-        "steps": times.steps,
-        "step_ms": times.step_ms,
-        "data_ms": times.data_ms,
-        "step_p50_ms": times.p50_ms,
-        "step_p90_ms": times.p90_ms,
-        "step_p99_ms": times.p99_ms,
-    }
+    return {} if times is None else {"steps": times.steps, **timers[0].to_figures(times)}
 
 
 def _throughput(trainer: pl.Trainer) -> dict[str, float]:

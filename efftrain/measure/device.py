@@ -7,7 +7,5 @@ import torch
 
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done all that was asked of it; at once on a CPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

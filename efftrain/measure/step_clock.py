@@ -57,6 +57,21 @@ class StepClock:
         self._steps_s = array("d")
         self._waits_s = array("d")
 
+    def drain(self) -> None:
+        """Charge the time since the last batch to its step: a device has just finished its queue."""
+        if self._gap_began is None:
+            return
+        late_s, self._gap_began = self._clock() - self._gap_began, self._clock()
+        if self._step_s:
+            self._step_s += late_s
+        elif self._steps_s:
+            self._steps_s[-1] += late_s
+
+    @property
+    def is_warming_up(self) -> bool:
+        """Whether steps are still left out."""
+        return self._warmup_left > 0
+
     def pause(self) -> None:
         """Do not count the time until the next batch begins."""
         self._gap_began = None

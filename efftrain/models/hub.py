@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import logging
 import socket
-import sys
 import urllib.error
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,29 +70,6 @@ def loading(source: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise _explain(error, source) from error
-
-
-@contextmanager
-def quiet(*names: str) -> Iterator[None]:
-    """Let libraries log errors only: what matters is said in a line of ours.
-
-    Args:
-        names: Of their loggers.
-    """
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def shows_bars() -> bool:
-    """Whether a bar of a download is of use: only on a terminal."""
-    return sys.stderr.isatty()
 
 
 def first_line(error: BaseException) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from efftrain.errors import ConfigError
-from efftrain.models.hub import KEY, first_line, loading, quiet
+from efftrain.models.chatter import quiet_transformers
+from efftrain.models.hub import KEY, first_line, loading
 from efftrain.peft.patterns import did_you_mean
 
 _MAPPINGS = {
@@ -72,7 +73,7 @@ def config_from_hub(auto: str, source: str) -> Any:
     """
     from transformers import AutoConfig
 
-    with loading(source), quiet("transformers", "huggingface_hub"):
+    with loading(source), quiet_transformers():
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     names, what = _types(auto)
     if config.model_type not in names:

@@ -78,6 +78,7 @@ def add_lora(
     else:
         targets = [target_modules] if isinstance(target_modules, str) else [*target_modules]
         paths = _matching(model, targets)
+        _refuse_unmergeable(model, paths)
     if not paths:
         raise ConfigError(
             f"peft.method=lora: {type(model).__name__} has no linear layer or convolution outside its "
@@ -118,33 +119,23 @@ def merge_lora(model: nn.Module) -> tuple[str, ...]:
     """
     peft: Any = require("peft", extra="peft")
     kind = peft.tuners.tuners_utils.BaseTunerLayer
-    layers = {path: one for path, one in model.named_modules() if isinstance(one, kind)}
-    inside = {path for path in layers if any(path.startswith(f"{other}.") for other in layers)}
-    merged: list[str] = []
+    layers: dict[str, Any] = {
+        path: one for path, one in model.named_modules() if isinstance(one, kind)
+    }
+    if not layers:
+        raise ConfigError("merge_lora: this model has no adapters; add_lora puts them there")
     for path, layer in layers.items():
-        if path in inside:  # the output projection of an attention, merged with it
-            continue
-        any_layer: Any = layer
         try:
-            if hasattr(layer, "unload_and_optionally_merge_module"):
-                plain = any_layer.unload_and_optionally_merge_module(
-                    merge=True, safe_merge=True, adapter_names=None
-                )
-            else:
-                any_layer.merge(safe_merge=True)
-                plain = any_layer.get_base_layer()
+            layer.merge(safe_merge=True)
         except (NotImplementedError, ValueError) as error:
             raise ConfigError(
                 f"peft.method=lora: the adapter of {path} cannot be merged: {error}"
             ) from error
+    for path, layer in layers.items():
         parent, _, name = path.rpartition(".")
-        model.get_submodule(parent).register_module(name, plain)
-        merged.append(path)
-    if not merged:
-        raise ConfigError("merge_lora: this model has no adapters; add_lora puts them there")
-    if hasattr(model, "peft_config"):
-        delattr(model, "peft_config")
-    return tuple(merged)
+        model.get_submodule(parent).register_module(name, layer.get_base_layer())
+    delattr(model, "peft_config")
+    return tuple(layers)
 
 
 def _linear_layers(model: nn.Module) -> tuple[str, ...]:
@@ -189,6 +180,21 @@ def _matching(model: nn.Module, targets: list[str]) -> tuple[str, ...]:
     if problems:
         raise ConfigError(*problems)
     return tuple(path for path in modules if any(_means(target, path) for target in targets))
+
+
+def _refuse_unmergeable(model: nn.Module, paths: Iterable[str]) -> None:
+    for path, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            refused, what = {path, f"{path}.out_proj"}, "(a part of) nn.MultiheadAttention"
+        elif getattr(module, "groups", 1) != 1:
+            refused, what = {path}, "a grouped convolution"
+        else:
+            continue
+        for one in refused.intersection(paths):
+            raise ConfigError(
+                f"peft.lora.target_modules: {one} is {what}, into which no adapter can be merged; "
+                "leave it out"
+            )
 
 
 def _means(target: str, path: str) -> bool:

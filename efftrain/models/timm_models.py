@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from efftrain.errors import CheckpointError, ConfigError
-from efftrain.models.hub import KEY, loading, local_path, quiet
+from efftrain.models.chatter import HUB, quiet
+from efftrain.models.hub import KEY, loading, local_path
 from efftrain.models.interface import ModelInterface, declare, interface_of
 from efftrain.models.new_head import say_new_head
 from efftrain.models.weights import read_weights
@@ -20,7 +21,6 @@ from efftrain.peft.patterns import did_you_mean
 
 _HUB = "hf-hub:"
 _FOLDER = "local-dir:"
-_LOGGERS = ("timm", "huggingface_hub")
 
 
 def timm_model(
@@ -148,7 +148,7 @@ def _width(weights: Mapping[str, Tensor], classifier: Any) -> int | None:
 
 
 def _load(timm: Any, name: str, source: str, given: Mapping[str, Any]) -> Any:
-    with loading(source), quiet(*_LOGGERS):
+    with loading(source), quiet("timm", HUB):
         return timm.create_model(name, pretrained=True, **given)
 
 

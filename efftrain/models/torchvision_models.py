@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from efftrain.errors import ConfigError
-from efftrain.models.hub import loading, local_path, shows_bars
+from efftrain.models.chatter import shows_bars
+from efftrain.models.hub import loading, local_path
 from efftrain.models.interface import ModelInterface, declare, interface_of
 from efftrain.models.new_head import replace_head, say_new_head
 from efftrain.models.weights import fit_weights, read_weights

@@ -15,7 +15,8 @@ from efftrain.errors import ConfigError
 from efftrain.peft.tree import elements, join, own_parameters, walk
 
 _CHAINS = (nn.Sequential, nn.ModuleList)
-_ALTERNATIVES = ("expert", "head", "branch", "fuse", "pool", "downsample", "shortcut")
+_ALTERNATIVES = {"experts", "expert", "heads", "head", "branches", "fuse_layers", "pool", "downsample",
+                 "shortcut", "classifier"}  # fmt: skip
 _LAYERS_OF_A_BLOCK = 3
 
 
@@ -29,8 +30,13 @@ def find_blocks(model: nn.Module) -> tuple[str, ...]:
         For ResNet-50 the 16 bottlenecks, for ViT-B the 12 encoder blocks; empty where nothing
         repeats.
     """
-    blocks = tuple(path for path, _ in _walk(model, "", in_chain=False))
-    return blocks if len(blocks) > 1 else ()
+    # members that are told apart by a number alone, such as Xception's block1 and block2, count
+    # where there is no chain: inside a block such members are its parts
+    for numbers in (False, True):
+        blocks = tuple(path for path, _ in _walk(model, "", in_chain=False, numbers=numbers))
+        if len(blocks) > 1:
+            return blocks
+    return ()
 
 
 def choose_blocks(model: nn.Module, blocks: str | None, last_k: int | None) -> tuple[str, ...]:
@@ -83,24 +89,43 @@ def _slice(found: tuple[str, ...], blocks: str, model: str) -> tuple[str, ...]:
     return tuple(path for path in found if path in chosen)
 
 
-def _walk(module: nn.Module, path: str, in_chain: bool) -> Iterator[tuple[str, nn.Module]]:
+def _walk(
+    module: nn.Module, path: str, in_chain: bool, numbers: bool
+) -> Iterator[tuple[str, nn.Module]]:
     """Blocks with their paths; those inside a stage, where a chain's member is one."""
     chain = isinstance(module, _CHAINS)
     if in_chain and not chain and _is_composite(module):
-        inner = list(_members(module, path, chain))
+        inner = list(_members(module, path, chain, numbers))
         if inner and _is_stage(module, [one for _, one in inner]):
             yield from inner
         else:
             yield path, module
         return
-    yield from _members(module, path, chain)
+    yield from _members(module, path, chain, numbers)
 
 
-def _members(module: nn.Module, path: str, chain: bool) -> Iterator[tuple[str, nn.Module]]:
+def _members(
+    module: nn.Module, path: str, chain: bool, numbers: bool
+) -> Iterator[tuple[str, nn.Module]]:
     for name, child in module.named_children():
-        if any(word in name.lower() for word in _ALTERNATIVES):
-            continue
-        yield from _walk(child, join(path, name), in_chain=chain)
+        if name.lower() not in _ALTERNATIVES:
+            yield from _walk(
+                child,
+                join(path, name),
+                numbers=numbers,
+                in_chain=chain or (numbers and _is_numbered(module, name)),
+            )
+
+
+def _is_numbered(module: nn.Module, name: str) -> bool:
+    """Whether a child is one of several of a kind that are told apart by a number: b1, b2, b3."""
+    stem = name.rstrip("0123456789")
+    alike = [
+        type(child)
+        for other, child in module.named_children()
+        if stem != name and other.rstrip("0123456789") == stem and other != stem
+    ]
+    return len(alike) > 1 and len(set(alike)) == 1
 
 
 def _is_composite(module: nn.Module) -> bool:

@@ -68,8 +68,7 @@ class Delta:
     @property
     def sha256(self) -> str:
         """Digest of the content: every tensor and every entry."""
-        entries = json.dumps(self.entries(), sort_keys=True)
-        return hashlib.sha256(f"{digest(self.tensors)}\n{entries}".encode()).hexdigest()
+        return _content_digest(self.tensors, self.entries())
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,9 @@ def read_delta(path: Path | str) -> Delta:
             "upgrade efftrain"
         )
     delta = _parse(path, metadata, tensors)
-    if delta.sha256 != metadata["sha256"]:
+    # over the entries as they stand in the file: once parsed, two spellings may mean the same
+    entries = {entry: value for entry, value in metadata.items() if entry != "sha256"}
+    if _content_digest(tensors, entries) != metadata["sha256"]:
         raise CheckpointError(
             f"delta {path} is damaged: its content does not have the SHA-256 that it states; "
             "copy it again"
@@ -161,8 +162,11 @@ def read_delta(path: Path | str) -> Delta:
 
 
 def _serialize(tensors: dict[str, Tensor], metadata: dict[str, str], path: Path) -> None:
+    path.touch()
+    mode = path.stat().st_mode  # as the user's mask has it; safetensors lets only the owner read
     try:
         save_file(tensors, str(path), metadata=metadata)
+        path.chmod(mode)
     except SafetensorError as error:  # a full disk, most often
         raise OSError(str(error)) from error
 
@@ -191,6 +195,11 @@ def _parse(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -> 
         raise CheckpointError(
             f"delta {path} is damaged: its header cannot be read; copy it again"
         ) from error
+
+
+def _content_digest(tensors: dict[str, Tensor], entries: dict[str, str]) -> str:
+    text = f"{digest(tensors)}\n{json.dumps(entries, sort_keys=True)}"
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _versions() -> dict[str, str]:

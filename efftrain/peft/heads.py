@@ -110,7 +110,8 @@ def _outside_base_model(model: nn.Module) -> Iterator[str]:
         return
     for name, child in model.named_children():
         inside = any(one is base for one in child.modules())
-        if not inside and has_parameters(child):
+        # a last norm may stand there, too; what turns features into an answer has a matrix
+        if not inside and _output_layers(child):
             yield _descend(name, child)
 
 

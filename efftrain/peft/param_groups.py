@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from efftrain.errors import ConfigError
+from efftrain.peft.patterns import did_you_mean
 from efftrain.peft.selection import Selection
 
 
@@ -42,7 +43,9 @@ def param_groups(
     missing = [name for name in selection.names if name not in parameters]
     if missing:
         raise ConfigError(
-            f"peft: the model has no parameter '{missing[0]}'; select from this model"
+            f"param_groups: {type(model).__name__} has no parameter {missing[0]}"
+            f"{did_you_mean(missing[0], parameters)}; the selection was made for another model, "
+            "call select on this one"
         )
     rates = {"norm": norm_lr, "head": head_lr}
     groups: dict[str, dict[str, Any]] = {}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
@@ -23,7 +24,7 @@ from efftrain.peft.tree import own_parameters
 _AMPLITUDE = 8.0
 _TOLERANCE = 1e-2
 # A size that a module merely mentions may be an image's: no input of gigabytes for a question.
-_MOST_ELEMENTS = 1 << 21
+_MOST_ELEMENTS = 1 << 19
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,14 @@ def probe(module: nn.Module) -> Probe | None:
     """
     state = torch.get_rng_state()  # foreign code may draw from it
     try:
-        with torch.no_grad():
+        # whatever device, precision or warning filter the caller has set is not the module's doing
+        with (
+            warnings.catch_warnings(),
+            torch.device("cpu"),
+            torch.autocast("cpu", enabled=False),
+            torch.no_grad(),
+        ):
+            warnings.simplefilter("ignore")
             return _probe(_trial_copy(module))
     except Exception:  # foreign code may raise anything; then there is no answer
         return None
@@ -66,12 +74,12 @@ def probe(module: nn.Module) -> Probe | None:
 
 
 def _probe(trial: nn.Module) -> Probe | None:
-    noise = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     answer = None
     for shape in _input_shapes(trial):
         if math.prod(shape) > _MOST_ELEMENTS:
             continue
-        first, second, beside = (_AMPLITUDE * torch.randn(shape, generator=noise) for _ in range(3))
+        first, second, beside = (_noise(shape, generator) for _ in range(3))
         # a batch norm shows itself only in training: in eval it divides by stored statistics
         for training in (False, True):
             trial.train(training)
@@ -85,6 +93,10 @@ def _probe(trial: nn.Module) -> Probe | None:
                 return _roles(trial, first, second, beside)
             answer = Probe(normalises=False)
     return answer
+
+
+def _noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return _AMPLITUDE * torch.randn(shape, generator=generator, dtype=torch.float32)
 
 
 def _trial_copy(module: nn.Module) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Counting parameters."""
+"""Parameters, and the bytes that they take."""
 
 from __future__ import annotations
 
@@ -37,6 +37,40 @@ class ParameterTotals:
         """The counts under their TensorBoard tags."""
         tags = {f"params/{name}": float(value) for name, value in self.to_dict().items()}
         return tags | {"size/model_mib": self.model_bytes / MIB}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of a model as a file or in memory.
+
+    Attributes:
+        model_bytes: Parameters and buffers at their own dtypes.
+        fp32_bytes: Parameters at 32 bits.
+        fp16_bytes: Parameters at 16 bits, float16 or bfloat16.
+        int8_bytes: Parameters at 8 bits, without the scales of the channels.
+        int4_bytes: Parameters at 4 bits, without the scales of the groups.
+    """
+
+    model_bytes: int
+    fp32_bytes: int
+    fp16_bytes: int
+    int8_bytes: int
+    int4_bytes: int
+
+    def to_dict(self) -> dict[str, int]:
+        """The bytes under their JSON keys."""
+        return asdict(self)
+
+
+def size_of(totals: ParameterTotals) -> Sizes:
+    """A model's bytes, as it is and as it would be at other widths."""
+    return Sizes(
+        model_bytes=totals.model_bytes,
+        fp32_bytes=4 * totals.total,
+        fp16_bytes=2 * totals.total,
+        int8_bytes=totals.total,
+        int4_bytes=(totals.total + 1) // 2,
+    )
 
 
 def count_parameters(model: nn.Module) -> ParameterTotals:

@@ -37,8 +37,9 @@ def print_summary(summary: RunSummary, folder: RunFolder) -> None:
     for name, value in _figure_rows(summary):
         print(f"  {name:<12} {value}")
     print(f"  {'run':<12} {folder.root}")
-    print()
-    print(f"tensorboard --logdir {quoted(str(folder.tensorboard))}")
+    if folder.tensorboard.is_dir():
+        print()
+        print(f"tensorboard --logdir {quoted(str(folder.tensorboard))}")
 
 
 def quoted(path: str) -> str:
@@ -64,10 +65,12 @@ def _figure_rows(summary: RunSummary) -> list[tuple[str, str]]:
             f" ({params['trainable_pct']:.2f} %)",
         ),
         ("delta", f"{bytes_text(summary.delta['bytes'])} in {summary.delta['path']}"),
-        ("training", duration_text(time["train_s"])),
+        ("training", f"{duration_text(time['train_s'])}, with its validations"),
     ]
     if "step_p50_ms" in time:
         rows.append(("step", f"{time['step_p50_ms']:.1f} ms (median of {time['steps']:.0f})"))
+    elif "step_ms" in time:
+        rows.append(("step", f"{time['step_ms']:.1f} ms (mean of {time['steps']:.0f})"))
     if "samples_per_s" in summary.throughput:
         rows.append(("throughput", f"{summary.throughput['samples_per_s']:,.0f} samples/s"))
     rows.append(("seed", str(summary.seed)))

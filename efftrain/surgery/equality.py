@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -77,7 +77,8 @@ def check_equal(
     finite = True
     dtypes = {parameter.dtype for parameter in model.parameters()}
     count = 0
-    for count, one in enumerate(inputs, start=1):
+    for one in inputs:
+        count += 1
         pairs = list(zip(_outputs(model, one), _outputs(other, one), strict=True))
         if not pairs:
             raise ConfigError(f"check_equal: {type(model).__name__} returns no floating tensor")
@@ -111,7 +112,7 @@ def check_equal(
 
 
 @contextmanager
-def in_eval(model: nn.Module) -> Iterator[None]:
+def in_eval(model: nn.Module) -> Generator[None]:
     """Eval mode without gradients, and afterwards every module in the mode that it had."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -128,8 +129,8 @@ def in_eval(model: nn.Module) -> Iterator[None]:
 
 def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
-    with in_eval(model), torch.random.fork_rng([*devices]):
-        torch.manual_seed(0)
+    with in_eval(model), torch.random.fork_rng([*devices]):  # pyright: ignore[reportUnknownMemberType]
+        torch.manual_seed(0)  # pyright: ignore[reportUnknownMemberType]
         return [one for one in tensors_in(call(model, inputs)) if one.is_floating_point()]
 
 

@@ -107,13 +107,12 @@ def absorb_input(module: nn.Module, scale: Tensor, shift: Tensor) -> bool:
     weight = tensor_of(module, layout.weight)
     bias = _bias(module, layout)
     if bool(shift.any()):
-        can_add = "bias" in module._parameters and not isinstance(module, nn.MultiheadAttention)
-        if (spatial := layout.spatial) and not layout.out_first:
+        if layout.spatial and not layout.out_first:
             return False
-        if bias is None and not can_add:
+        if bias is None and not isinstance(module, nn.Linear | _ConvNd):
             return False
         moved = weight * _along(weight, layout, shift, output=False)
-        added = moved.sum(dim=[1, *range(2, 2 + spatial)] if layout.out_first else 0)
+        added = moved.flatten(1).sum(dim=1) if layout.out_first else moved.sum(dim=0)
         _set(module, layout.bias, added if bias is None else bias + added)
     _set(module, layout.weight, weight * _along(weight, layout, scale, output=False))
     return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import torch
@@ -140,7 +141,7 @@ def find_own_affine(module: nn.Module, shape: torch.Size) -> OwnAffine | None:
         follows, it takes two inputs, its scale has several dimensions.
     """
     own = dict(module.named_parameters(recurse=False, remove_duplicate=False))
-    names = tuple(next((one for one in group if one in own), None) for group in (_SCALES, _SHIFTS))
+    names = (_first_of(_SCALES, own), _first_of(_SHIFTS, own))
     sizes = {p.numel() for p in own.values()}
     flat = all(sum(n > 1 for n in p.shape) <= 1 for p in own.values())
     if len(own) != sum(name is not None for name in names) or len(sizes) != 1 or not flat:
@@ -155,7 +156,9 @@ def find_own_affine(module: nn.Module, shape: torch.Size) -> OwnAffine | None:
                 parameter.neg_()  # told apart from the scale
         try:
             found = cast("object", trial(sample))
-        except Exception:  # it takes something else than one tensor; foreign code may raise anything
+        except (
+            Exception
+        ):  # it takes something else than one tensor; foreign code may raise anything
             return None
         if not isinstance(found, Tensor):
             return None
@@ -180,7 +183,7 @@ def neutral(module: nn.Module, names: tuple[str | None, ...], offset: bool) -> N
 def drop_affine(module: nn.Module) -> None:
     """Take scale and shift out of one of torch's norms, as `affine=False` would have built it."""
     for name in ("weight", "bias"):
-        if name in module._parameters:
+        if isinstance(getattr(module, name, None), nn.Parameter):
             module.register_parameter(name, None)
     for flag in _FLAGS:
         if hasattr(module, flag):
@@ -225,6 +228,10 @@ def _is_affine(
     if shift is not None:
         expected = expected + shift.view(shape)
     return float((found - expected).abs().max()) <= _TOLERANCE * float(found.abs().max())
+
+
+def _first_of(names: Iterable[str], known: Mapping[str, object]) -> str | None:
+    return next((name for name in names if name in known), None)
 
 
 def _flat(module: nn.Module, name: str) -> Tensor:

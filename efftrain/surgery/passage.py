@@ -122,7 +122,7 @@ def _taken_out(event: Event, tensor: Tensor, dim: int) -> int | None:
 
 def _rolled(event: Event, tensor: Tensor, dim: int) -> int | None:
     if event.op.overloadpacket is _ATEN.roll:
-        given = event.args[2] if len(event.args) > 2 else []
+        given: object = event.args[2] if len(event.args) > 2 else ()
     else:
         given = event.args[1]
     places = [place % tensor.ndim for place in _ints(given)]

@@ -7,7 +7,7 @@ It holds for calls of the same form as the recorded one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +19,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from efftrain.surgery.equality import in_eval
 from efftrain.surgery.inputs import Inputs, call, tensors_in
+
+# These take a tensor's shape, dtype and device, and none of its values.
+_ASKS_FOR_SHAPE_ONLY = frozenset(
+    ["aten.new_zeros", "aten.new_ones", "aten.new_empty", "aten.new_full", "aten.zeros_like",
+     "aten.ones_like", "aten.empty_like", "aten.full_like", "aten.rand_like", "aten.randn_like",
+     "aten.new_empty_strided"]
+)  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -134,7 +141,7 @@ class _Recorder(TorchDispatchMode):
     """Sees every operation; knows from hooks in which module it runs."""
 
     def __init__(self, layers: Mapping[str, nn.Module]) -> None:
-        super().__init__()
+        super().__init__()  # pyright: ignore[reportUnknownMemberType]
         self.trace = Trace()
         self._layers = {id(layer): path for path, layer in layers.items()}
         self._owners = {
@@ -187,6 +194,8 @@ class _Recorder(TorchDispatchMode):
     ) -> Any:
         """Run an operation and note its tensors."""
         kwargs = dict(kwargs or {})
+        if str(func.overloadpacket) in _ASKS_FOR_SHAPE_ONLY:
+            return func(*args, **kwargs)
         inputs = list(tensors_in((args, kwargs)))
         laid_out = [_layout(tensor) for tensor in inputs]
         output: object = func(*args, **kwargs)
@@ -221,7 +230,7 @@ def _layout(tensor: Tensor) -> list[tuple[int, int]]:
 
 
 @contextmanager
-def _watching(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
+def _watching(model: nn.Module, recorder: _Recorder) -> Generator[None]:
     handles: list[Any] = []
     named = cast("Iterator[tuple[str, nn.Module]]", model.named_modules())
     try:

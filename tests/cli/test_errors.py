@@ -64,7 +64,7 @@ def test_a_finished_runs_folder_is_not_written_into(verb, tmp_path):
     (tmp_path / "done" / "summary.json").write_text("{}")
     code, _, err = verb("train", "debug=fast", f"hydra.run.dir={tmp_path / 'done'}")
     assert code == 6
-    assert "holds a finished run" in err
+    assert "holds a run already" in err
     assert [path.name for path in (tmp_path / "done").iterdir()] == ["summary.json"]
 
 

@@ -2,7 +2,7 @@ import importlib
 
 import pytest
 
-from efftrain.config.allow import ALLOWED, TRUST_VARIABLE, resolve, resolved_name
+from efftrain.config.allow import ALLOWED, TRUST_VARIABLE, read_trust, resolve, resolved_name
 from efftrain.config.build import build
 from efftrain.errors import ConfigError
 
@@ -78,11 +78,13 @@ def test_an_alias_of_an_allowed_class_is_that_class():
 def test_a_users_package_needs_trust_from_the_environment(tmp_path, monkeypatch):
     (tmp_path / "mypkg.py").write_text("import os\nclass Net: pass\nsystem = os.system\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delenv(TRUST_VARIABLE, raising=False)
     with pytest.raises(ConfigError, match="set EFFTRAIN_TRUST=mypkg"):
         resolve("mypkg.Net")
     assert "mypkg" not in __import__("sys").modules, "an untrusted package is not even imported"
     monkeypatch.setenv(TRUST_VARIABLE, "other, mypkg")
+    with pytest.raises(ConfigError):
+        resolve("mypkg.Net")  # what is set after the start, as hydra.job.env_set can, is too late
+    monkeypatch.setattr("efftrain.config.allow._TRUSTED", read_trust())
     assert resolve("mypkg.Net").__name__ == "Net"
     with pytest.raises(ConfigError, match=r"which is (posix|nt)\.system"):
         resolve("mypkg.system")
@@ -112,3 +114,22 @@ def test_the_working_folder_is_not_searched_for_an_untrusted_package(tmp_path, m
     with pytest.raises(ConfigError):
         resolve("sneaky.Net")
     assert [path.name for path in tmp_path.iterdir()] == ["sneaky.py"]
+
+
+def test_a_trusted_package_that_is_not_there_or_fails_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "failing.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("efftrain.config.allow._TRUSTED", frozenset({"absent", "failing"}))
+    with pytest.raises(ConfigError, match=r"cannot import absent .* is it on PYTHONPATH"):
+        resolve("absent.Net")
+    with pytest.raises(ConfigError, match=r"cannot import failing .*ZeroDivisionError"):
+        resolve("failing.Net")
+
+
+def test_an_escaped_interpolation_is_not_resolved_once_more(tmp_path):
+    canary = tmp_path / "canary"
+    hidden = f"${{oc.create:{{_target_: shutil.copy, src: {__file__}, dst: {canary}}}}}"
+    node = {"_target_": "torch.nn.CrossEntropyLoss", "reduction": hidden}
+    with pytest.raises(ConfigError, match=r"task\.loss\.reduction: .* is left after"):
+        build(node, "task.loss")
+    assert not canary.exists()

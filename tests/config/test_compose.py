@@ -33,7 +33,14 @@ def test_every_bad_override_is_reported_and_the_good_ones_apply():
 
 def test_a_group_cannot_be_null_where_it_is_needed():
     (line,) = problems_of("model=null")
-    assert line.startswith("model: Config group override must be a string")
+    assert line == "model: cannot be null (command line)"
+    (line,) = problems_of("callbacks=null")
+    assert line == "callbacks: cannot be null; callbacks=none switches it off (command line)"
+
+
+def test_a_key_that_can_be_added_says_how():
+    (line,) = problems_of("trainer.max_steps=5")
+    assert line.startswith("trainer.max_steps: unknown key; to add it, write +trainer.max_steps=")
 
 
 def test_an_override_that_depends_on_a_group_choice_applies():

@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -43,3 +44,38 @@ def test_a_stopped_run_keeps_what_it_has_learnt(tmp_path, sent, code, status):
     assert 0 < summary["metrics"]["after"]["val/acc"] <= 1
     assert (tmp_path / "run" / "delta.safetensors").is_file()
     assert out.strip().splitlines()[-1] == "tensorboard --logdir run/tb"
+
+
+SLOW_VALIDATION = """
+import time
+import lightning.pytorch as pl
+
+class Slow(pl.Callback):
+    def on_validation_batch_start(self, trainer, *args):
+        if trainer.state.fn == "validate" and trainer.global_step:
+            print("last evaluation", flush=True)
+            time.sleep(60)
+"""
+
+
+def test_a_signal_in_the_last_evaluation_loses_no_training(tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW_VALIDATION)
+    executable = Path(sys.executable).with_name("efftrain")
+    with (tmp_path / "out").open("w") as out:
+        process = subprocess.Popen(
+            [str(executable), "train", "debug=fast", "hydra.run.dir=run",
+             "+callbacks.slow._target_=slow.Slow"],
+            cwd=tmp_path,
+            env={**os.environ, "EFFTRAIN_TRUST": "slow", "PYTHONPATH": str(tmp_path)},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        try:
+            wait_for(tmp_path / "out", "last evaluation")
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=120)
+        finally:
+            process.kill()
+    assert process.returncode == 130, (tmp_path / "out").read_text()
+    assert (tmp_path / "run" / "delta.safetensors").is_file()
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "interrupted"

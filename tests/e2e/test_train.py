@@ -150,6 +150,67 @@ def test_a_sweep_runs_every_job_in_a_folder_of_its_own(verb, tmp_path):
     assert methods == ["norm", "head"]
 
 
+def test_a_sweep_does_not_write_over_another(verb, tmp_path):
+    sweep = tmp_path / "sweep"
+    (sweep / "0").mkdir(parents=True)
+    (sweep / "0" / "summary.json").write_text("{}")
+    code, _, err = verb("train", "-m", "debug=fast", "seed=1", f"hydra.sweep.dir={sweep}")
+    assert code == 6
+    assert err.startswith(f"efftrain: hydra.sweep.dir: {sweep} holds a run already")
+    assert (sweep / "0" / "summary.json").read_text() == "{}"
+
+
+def test_without_schedule_logger_or_callbacks_it_runs_all_the_same(verb, tmp_path):
+    run = tmp_path / "run"
+    code, out, err = verb(
+        "train", "debug=fast", "scheduler=none", "logger=none", "callbacks=none",
+        "trainer.enable_progress_bar=false", f"hydra.run.dir={run}",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "tensorboard" not in out
+    assert (run / "delta.safetensors").is_file()
+
+
+def test_an_endless_run_needs_no_schedule(verb):
+    code, _, err = verb("train", "debug=fast", "trainer.max_epochs=-1")
+    assert code == 2
+    assert err.splitlines()[-1].startswith("efftrain: scheduler: needs to know the last step")
+
+
+def test_nothing_held_out_means_no_metrics(verb, tmp_path):
+    run = tmp_path / "run"
+    code, _, err = verb(
+        "train", "debug=fast", "trainer.limit_val_batches=0", f"hydra.run.dir={run}"
+    )
+    assert code == 0, err
+    assert json.loads((run / "summary.json").read_text())["metrics"] == {"before": {}, "after": {}}
+
+
+def test_an_evaluation_is_of_the_samples_of_the_run(verb, tmp_path):
+    run = tmp_path / "run"
+    assert verb("train", "debug=fast", f"hydra.run.dir={run}")[0] == 0
+    code, out, err = verb("eval", f"run={run}")
+    assert code == 0, err
+    after = json.loads((run / "summary.json").read_text())["metrics"]["after"]
+    line = next(line for line in out.splitlines() if line.startswith("val/acc"))
+    assert line.split()[1] == line.split()[-1] == f"{after['val/acc']:.4f}"
+
+
+def test_a_damaged_config_of_a_run_is_a_checkpoint_error(verb, tmp_path):
+    run = tmp_path / "run"
+    assert verb("train", "debug=fast", f"hydra.run.dir={run}")[0] == 0
+    (run / ".hydra" / "config.yaml").write_text("a: [")
+    code, _, err = verb("eval", f"run={run}")
+    assert code == 4
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_casting_the_whole_model_is_refused(verb):
+    code, _, err = verb("train", "debug=fast", "trainer.precision=bf16-true")
+    assert code == 2
+    assert "trainer.precision=bf16-true casts the norms that train as well" in err
+
+
 def test_a_failed_job_of_a_sweep_leaves_its_reason_and_the_next_runs(verb, tmp_path):
     sweep = tmp_path / "sweep"
     code, _, err = verb(
@@ -175,7 +236,7 @@ class NanLoss(torch.nn.CrossEntropyLoss):
 def test_a_loss_that_is_not_finite_stops_the_run(verb, tmp_path, monkeypatch):
     (tmp_path / "nan_loss.py").write_text(NAN_LOSS)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("EFFTRAIN_TRUST", "nan_loss")
+    monkeypatch.setattr("efftrain.config.allow._TRUSTED", frozenset({"nan_loss"}))
     run = tmp_path / "run"
     loss = "task.loss={_target_: nan_loss.NanLoss}"
     code, _, err = verb("train", "debug=fast", loss, f"hydra.run.dir={run}")

@@ -82,3 +82,15 @@ def test_a_window_holds_the_last_steps_only():
     for step_s in (5.0, 0.020, 0.040):
         run_batch(clock, now, wait_s=0.0, step_s=step_s)
     assert clock.times(last=2).step_ms == pytest.approx(30.0)
+
+
+def test_what_a_device_still_had_to_do_is_charged_to_the_last_step():
+    now = FakeClock()
+    clock = StepClock(warmup_steps=0, clock=now)
+    run_batch(clock, now, wait_s=0.0, step_s=0.001)
+    now.sleep(0.019)
+    clock.drain()
+    run_batch(clock, now, wait_s=0.003, step_s=0.020)
+    times = clock.times()
+    assert times.step_ms == pytest.approx(20.0)
+    assert times.data_ms == pytest.approx(1.5)

@@ -20,6 +20,7 @@ def counts() -> list[tuple[str, str, int]]:
         ("timm", "swin_tiny_patch4_window7_224", 12),
         ("timm", "efficientnet_b0", 16),
         ("timm", "resnet26", 8),
+        ("timm", "legacy_xception", 12),  # no chain: block1 to block12 (Chollet 2017)
     ]
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -189,3 +190,37 @@ def test_the_policy_survives_compilation_and_export(warm, images) -> None:
     warm.train()
     exported = torch.export.export(warm, (images,)).module()
     assert torch.allclose(exported(images), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("bn_stats", ["running", "batch"])
+def test_the_policy_survives_lightning(convnet, images, tmp_path, bn_stats: str) -> None:
+    # the trap: Lightning's own freezing leaves batch norms normalising by the batch
+    lightning = pytest.importorskip("lightning.pytorch")
+
+    class Task(lightning.LightningModule):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.model = model
+
+        def training_step(self, batch, _):
+            return self.model(batch).square().mean()
+
+        def validation_step(self, batch, _):
+            self.model(batch)
+
+        def configure_optimizers(self):
+            return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=0.1)
+
+    model = convnet()
+    apply(model, select(model), bn_stats=bn_stats)
+    before = statistics(model)
+    loader = torch.utils.data.DataLoader(images, batch_size=4)
+    trainer = lightning.Trainer(
+        max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, accelerator="cpu", default_root_dir=tmp_path,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning's advice on workers and logging intervals
+        trainer.fit(Task(model), loader, loader)
+    assert same(statistics(model), before)
+    assert get_bn_stats(model) == bn_stats

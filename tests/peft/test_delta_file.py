@@ -45,6 +45,12 @@ def test_any_program_that_knows_safetensors_can_read_it(delta: Delta, tmp_path: 
     assert entries["sha256"] == delta.sha256
 
 
+def test_others_may_read_it_as_any_file_of_the_user(delta: Delta, tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("")
+    path = Path(write_delta(delta, tmp_path / "task.safetensors").path)
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_every_flipped_bit_is_seen(delta: Delta, tmp_path: Path) -> None:
     path = tmp_path / "task.safetensors"
     write_delta(delta, path)

@@ -67,6 +67,7 @@ def test_a_timm_model_built_without_a_head_has_none() -> None:
         ("ResNet", "ForImageClassification", "classifier.1"),
         ("MobileNetV2", "ForImageClassification", "classifier"),
         ("Bert", "ForQuestionAnswering", "qa_outputs"),
+        ("PoolFormer", "ForImageClassification", "classifier"),  # not the last norm beside it
     ],
 )
 def test_transformers(config: str, kind: str, head: str) -> None:

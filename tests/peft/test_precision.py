@@ -192,3 +192,16 @@ def test_a_scale_that_two_norms_share_is_held_in_both() -> None:
     assert model(torch.randn(2, 4, dtype=torch.bfloat16)).dtype == torch.bfloat16
     assert release_float32(model) == ("0", "2")
     assert not any(m._forward_hooks for m in model)
+
+
+def test_held_norms_and_policies_compile_into_one_graph(images) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.LayerNorm(4), nn.Linear(4, 2),
+    ).to(torch.bfloat16)  # fmt: skip
+    apply(model, select(model))
+    batch = images.to(torch.bfloat16)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    for mode in (True, False):
+        compiled.train(mode)
+        assert torch.equal(compiled(batch), model(batch))

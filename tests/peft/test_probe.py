@@ -1,5 +1,7 @@
 """What normalises is told from what only looks like it, by running it."""
 
+import warnings
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -167,3 +169,23 @@ def test_a_size_that_the_module_mentions_does_not_make_a_huge_input() -> None:
     found = probe(module)
     assert found is not None
     assert not found.normalises
+
+
+class Warns(RMS):
+    def forward(self, x: Tensor) -> Tensor:
+        warnings.warn("slow path", stacklevel=2)
+        return super().forward(x)
+
+
+def test_the_answer_does_not_depend_on_where_it_is_asked() -> None:
+    expected = probe(RMS())
+    with torch.device("meta"):
+        assert probe(RMS()) == expected
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
+        assert probe(RMS()) == expected
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert probe(RMS()) == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert probe(Warns()) == expected  # here warnings are errors

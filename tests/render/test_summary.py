@@ -32,7 +32,8 @@ def test_bytes_are_in_binary_units(count, text):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.04, "0.0 s"), (41.23, "41.2 s"), (60, "1 min 00 s"), (187, "3 min 07 s")]
+    ("seconds", "text"),
+    [(0.04, "0.0 s"), (41.23, "41.2 s"), (60, "1 min 00 s"), (187, "3 min 07 s")],
 )
 def test_durations_have_minutes_above_one(seconds, text):
     assert duration_text(seconds) == text
@@ -48,10 +49,20 @@ def test_markdown_has_before_and_after_and_the_figures():
     assert "| throughput | 1,234 samples/s |" in text or "1,235 samples/s" in text
 
 
-def test_the_last_line_opens_the_curves_also_with_a_blank_in_the_path(capsys):
-    print_summary(SUMMARY, RunFolder(Path("my runs/one")))
+def test_the_last_line_opens_the_curves_also_with_a_blank_in_the_path(
+    capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    folder = RunFolder(Path("my runs/one"))
+    folder.tensorboard.mkdir(parents=True)
+    print_summary(SUMMARY, folder)
     *_, last = capsys.readouterr().out.strip().splitlines()
     assert last == "tensorboard --logdir 'my runs/one/tb'"
+
+
+def test_where_there_are_no_curves_nothing_points_to_them(capsys, tmp_path):
+    print_summary(SUMMARY, RunFolder(tmp_path))
+    assert "tensorboard" not in capsys.readouterr().out
 
 
 def test_what_was_not_measured_is_left_out():

@@ -1,0 +1,30 @@
+"""What autograd is doing at this moment, told to code that runs below it.
+
+torch numbers its nodes as forward makes them, and keeps the number for backward. An operator call in
+forward comes right after its node was made; one in backward runs while its node does.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+
+# No public name gives these; torch.utils.flop_counter and torch.fx read them here as well.
+_engine: Any = cast(Any, torch)._C
+
+
+def in_backward() -> bool:
+    """Whether backward is running; what it recomputes runs with gradients enabled."""
+    return _engine._current_graph_task_id() != -1
+
+
+def newest_node() -> int:
+    """The number of the node that was made last, in this thread."""
+    return _engine._autograd._get_sequence_nr() - 1
+
+
+def running_node() -> int:
+    """The number of the node whose backward is running; -1 where none is."""
+    node = _engine._current_autograd_node()
+    return -1 if node is None else node._sequence_nr()

@@ -1,0 +1,200 @@
+"""Write a finished run as a model of its own: merged, folded, or as an adapter of Hugging Face peft."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from omegaconf import DictConfig
+from safetensors.torch import save_file
+from torch import nn
+
+from efftrain.errors import ConfigError, DataError, MachineError, NumericError
+from efftrain.files import PART_SUFFIX, sha256, write_text
+from efftrain.jobs.assemble import Parts
+from efftrain.jobs.evaluate import find_run, load_run
+from efftrain.jobs.expected_warnings import expected_warnings
+from efftrain.models.adapter_file import write_adapter
+from efftrain.models.chatter import quiet_transformers
+from efftrain.models.lora import is_adapter, merge_lora
+from efftrain.paths import RunFolder
+from efftrain.peft import read_delta
+from efftrain.peft.ssf import SCALE, merge_ssf
+from efftrain.render.quantity import bytes_text
+from efftrain.surgery import Equality, Inputs, check_equal, fold, random_like
+from efftrain.task import split_batch
+
+RECORD = "export.json"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What a form of export has to say beside its files.
+
+    Attributes:
+        record: Goes into export.json.
+        lines: Go to the terminal.
+    """
+
+    record: dict[str, Any]
+    lines: tuple[str, ...] = ()
+
+
+def export(config: DictConfig) -> None:
+    """Load a run, write it in the form that is asked for, and say how equal it is.
+
+    Args:
+        config: Checked against `ExportConfig`.
+
+    Raises:
+        CheckpointError: There is no such run, or its delta does not fit its model.
+        ConfigError: The run cannot be written in that form.
+        NumericError: What would be written does not compute the same; nothing is written.
+    """
+    run = find_run(config.run)
+    parts = load_run(run)
+    folder = Path(config.run_dir)
+    with _staged(folder) as stage:
+        exported = _FORMS[config.to](parts, run, stage, config.batches)
+        files = {
+            path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
+            for path in sorted(stage.iterdir())
+        }
+    content = {"run": str(run.root), "to": config.to, "method": parts.selection.method}
+    content |= {"files": files, **exported.record}
+    write_text(folder / RECORD, json.dumps(content, indent=2) + "\n")
+    for line in exported.lines:
+        print(line)
+    for name, facts in files.items():
+        print(f"{bytes_text(facts['bytes']):>10}  {folder / name}")
+
+
+def export_merged(parts: Parts, run: RunFolder, stage: Path, batches: int) -> Exported:
+    """The base model with everything that training changed in its own weights."""
+    model, proof = _merged(parts, batches)
+    if hasattr(model, "save_pretrained"):  # a folder that transformers loads by itself
+        any_model: Any = model
+        with quiet_transformers():
+            any_model.save_pretrained(stage)
+    else:
+        _write_state(model, stage)
+    record = {} if proof is None else {"merge": _to_dict(proof)}
+    return Exported(record, () if proof is None else _describe("merged", proof))
+
+
+def export_folded(parts: Parts, run: RunFolder, stage: Path, batches: int) -> Exported:
+    """The merged model with its norms folded into their neighbours, and the proof of it."""
+    model, proof = _merged(parts, batches)
+    inputs = _held_out(parts.data, batches)
+    report = fold(model, inputs[0], also=inputs[1:])
+    if report.refused:
+        raise NumericError(f"to=folded: {report.refused}; nothing was written, use to=merged")
+    if report.given is None or report.random is None:
+        reasons = sorted({norm.reason for norm in report.left})
+        why = f"first {report.left[0].path}: {reasons[0]}" if reasons else "there are none"
+        raise ConfigError(f"to=folded: no norm can be folded; {why}; use to=merged")
+    _write_state(report.model, stage)
+    record = {"fold": report.to_dict()}
+    if proof is not None:
+        record["merge"] = _to_dict(proof)
+    total = len(report.folded) + len(report.left)
+    lines = [f"folded {len(report.folded)} of {total} norms"]
+    lines += [f"  left alone: {norm.path}: {norm.reason}" for norm in report.left]
+    lines += _describe("folded", (report.given, report.random))
+    return Exported(record, tuple(lines))
+
+
+def export_peft(parts: Parts, run: RunFolder, stage: Path, batches: int) -> Exported:
+    """What trained, as an adapter that Hugging Face peft loads on the base model."""
+    write_adapter(parts.model, read_delta(run.delta), stage)
+    return Exported({})
+
+
+_FORMS = {"merged": export_merged, "folded": export_folded, "peft": export_peft}
+
+
+def _merged(parts: Parts, batches: int) -> tuple[nn.Module, tuple[Equality, Equality] | None]:
+    """A model without adapters; and how equal it is, where there were any to merge."""
+    names = dict(parts.model.named_parameters())
+    has_lora = any(map(is_adapter, names))
+    has_ssf = any(name.rpartition(".")[2] == SCALE for name in names)
+    if not (has_lora or has_ssf):
+        return parts.model, None
+    model = copy.deepcopy(parts.model)
+    if has_lora:
+        merge_lora(model)
+    if has_ssf:
+        merge_ssf(model)
+    inputs = _held_out(parts.data, batches)
+    given = check_equal(parts.model, model, inputs)
+    random = check_equal(parts.model, model, [random_like(inputs[0])])
+    if not (given.equal and random.equal):
+        worst = max(given.max_rel, random.max_rel)
+        raise NumericError(
+            f"the merged model is off by {worst:.1e} of its largest output, allowed is "
+            f"{given.tolerance:.0e} in {given.dtype}; nothing was written"
+        )
+    return model, (given, random)
+
+
+def _held_out(data: pl.LightningDataModule, batches: int) -> list[Inputs]:
+    """Inputs of the first held-out batches.
+
+    Raises:
+        ConfigError: None is asked for.
+        DataError: There is none.
+    """
+    if batches < 1:
+        raise ConfigError(f"batches: must be >= 1, got {batches}")
+    data.prepare_data()
+    data.setup("validate")
+    loader: Any = data.val_dataloader()
+    first = loader[0] if isinstance(loader, list | tuple) else loader
+    with expected_warnings():
+        inputs = [split_batch(batch)[0] for batch in itertools.islice(first, batches)]
+    if not inputs:
+        raise DataError("data: nothing is held out on which the equality could be proven")
+    return inputs
+
+
+def _write_state(model: nn.Module, stage: Path) -> None:
+    """A state dict with every key; tied tensors are written under each of their names."""
+    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    whole = {name: tensor.contiguous().clone() for name, tensor in state.items()}
+    save_file(whole, stage / "model.safetensors", metadata={"format": "pt"})
+
+
+def _to_dict(proof: tuple[Equality, Equality]) -> dict[str, Any]:
+    return {"given": proof[0].to_dict(), "random": proof[1].to_dict()}
+
+
+def _describe(what: str, proof: tuple[Equality, Equality]) -> tuple[str, ...]:
+    return tuple(
+        f"{what} on {name} inputs: largest error {one.max_abs:.1e}, relative to the largest output "
+        f"{one.max_rel:.1e} (allowed {one.tolerance:.0e})"
+        for name, one in zip(("held-out", "random"), proof, strict=True)
+    )
+
+
+@contextmanager
+def _staged(folder: Path) -> Generator[Path]:
+    """A folder beside the real one, of which all files move in when everything went well."""
+    stage = folder / f"files{PART_SUFFIX}"
+    try:
+        shutil.rmtree(stage, ignore_errors=True)
+        stage.mkdir(parents=True)
+        yield stage
+        for path in stage.iterdir():
+            path.replace(folder / path.name)
+    except OSError as error:
+        raise MachineError(f"cannot write {folder}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)

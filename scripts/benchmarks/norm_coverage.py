@@ -110,8 +110,7 @@ def main() -> int:
     parser.add_argument("--json", help="write the rows there, too")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    rows: list[Row] = []
-    failures: dict[str, str] = {}
+    rows, failures = list[Row](), dict[str, str]()
     sources = {"timm": timm_models, "transformers": transformers_models}
     for library, models in sources.items():
         if options.library in (None, library):
@@ -279,8 +278,7 @@ def report(rows: list[Row], failures: dict[str, str]) -> None:
         if not row.agrees:
             print(f"\n{row.library} {row.model}")
             for what in ("missed", "extra", "unknown"):
-                names = getattr(row, what)
-                if names:
+                if names := getattr(row, what):
                     print(f"  {what} {len(names)}: {', '.join(names[:3])}")
     if failures:
         print("\nnot built (a package or an option is missing):")

@@ -2,48 +2,59 @@
 
 import pytest
 
-LOGGING = "hydra: {{%s: {{handlers: {{x: {{(): shutil.copy, src: {here}, dst: {canary}}}}}}}}}"
+COPY = "src: {here}, dst: {canary}"
+FACTORY = f"{{(): shutil.copy, {COPY}}}"
+TARGET = f"{{_target_: shutil.copy, {COPY}}}"
 
 CONFIGS = {
-    "escaped": "model: {{pretrained: '\\${{oc.create:{{_target_: shutil.copy, src: {here}, dst: {canary}}}}}'}}",
-    "job_logging": LOGGING % "job_logging",
-    "hydra_logging": LOGGING % "hydra_logging",
-    "logging_class": "hydra: {{job_logging: {{handlers: {{x: {{class: shutil.copy, src: {here}, dst: {canary}}}}}}}}}",
+    "escaped": f"model: {{pretrained: '\\${{oc.create:{TARGET}}}'}}",
+    "job_logging": f"hydra: {{job_logging: {{handlers: {{x: {FACTORY}}}}}}}",
+    "hydra_logging": f"hydra: {{hydra_logging: {{handlers: {{x: {FACTORY}}}}}}}",
+    "logging_class": f"hydra: {{job_logging: {{handlers: {{x: {{class: shutil.copy, {COPY}}}}}}}}}",
     "nested_callback": (
-        "hydra: {{callbacks: {{x: {{_target_: hydra.experimental.callbacks.LogJobReturnCallback,"
-        " y: {{_target_: shutil.copy, src: {here}, dst: {canary}}}}}}}}}"
+        "hydra: {callbacks: {x: {_target_: hydra.experimental.callbacks.LogJobReturnCallback,"
+        f" y: {TARGET}}}}}}}"
     ),
     "alias": (
-        "hydra: {{callbacks: {{x: {{_target_: hydra.test_utils.test_utils.shutil.copy,"
-        " src: {here}, dst: {canary}}}}}}}"
+        "hydra: {callbacks: {x: {_target_: hydra.test_utils.test_utils.shutil.copy,"
+        f" {COPY}}}}}}}"
     ),
-    "sweeper": "hydra: {{sweeper: {{_target_: shutil.copy, src: {here}, dst: {canary}}}}}",
+    "sweeper": f"hydra: {{sweeper: {TARGET}}}",
     "own_trust": (
-        "hydra: {{job: {{env_set: {{EFFTRAIN_TRUST: shutil}}}}}}\n"
-        "task: {{metrics: {{acc: {{foo: {{_target_: shutil.copy, src: {here}, dst: {canary}}}}}}}}}"
+        "hydra: {job: {env_set: {EFFTRAIN_TRUST: shutil}}}\n"
+        f"task: {{metrics: {{acc: {{foo: {TARGET}}}}}}}"
     ),
-    "swallowed": (
-        "task: {{metrics: {{acc: {{foo: {{_target_: shutil.copy, src: {here}, dst: {canary}}}}}}}}}"
-    ),
+    "swallowed": f"task: {{metrics: {{acc: {{foo: {TARGET}}}}}}}",
 }
+"""YAML; {here} and {canary} are filled in with a file to copy and where it must not turn up."""
+
+
+@pytest.fixture
+def hostile(verb, tmp_path):
+    """Run `efftrain train` on one of the configs; returns exit code and standard error."""
+
+    def run(name: str, *flags: str) -> tuple[int, str]:
+        canary = tmp_path / "canary"
+        folder = tmp_path / "mine" / "experiment"
+        folder.mkdir(parents=True)
+        text = CONFIGS[name].replace("{here}", __file__).replace("{canary}", str(canary))
+        (folder / "x.yaml").write_text(f"# @package _global_\n{text}\n")
+        own = str(tmp_path / "mine")
+        code, _, err = verb("train", "--config-dir", own, "experiment=x", "debug=fast", *flags)
+        assert not canary.exists()
+        return code, err
+
+    return run
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("flags", [[], ["--help"], ["--cfg", "job"]], ids=["run", "help", "cfg"])
-def test_a_hostile_config_runs_nothing(verb, tmp_path, name, flags):
-    canary = tmp_path / "canary"
-    folder = tmp_path / "mine" / "experiment"
-    folder.mkdir(parents=True)
-    text = CONFIGS[name].format(here=__file__, canary=canary)
-    (folder / "x.yaml").write_text(f"# @package _global_\n{text}\n")
-    code, _, err = verb(
-        "train", "--config-dir", str(tmp_path / "mine"), "experiment=x", "debug=fast", *flags
-    )
-    assert not canary.exists()
-    if not flags:
-        assert code == 2
-        assert "Traceback" not in err
+def test_a_hostile_config_runs_nothing(hostile, name):
+    code, err = hostile(name)
+    assert code == 2
+    assert "Traceback" not in err
+    assert any(words in err for words in ("may not", "is left after all values"))
 
 
-def test_shipped_launchers_and_handlers_pass(verb):
-    assert verb("train", "--cfg", "hydra")[0] == 0
+@pytest.mark.parametrize("flags", [["--help"], ["--cfg", "job"]], ids=" ".join)
+def test_not_even_to_show_itself(hostile, flags):
+    assert hostile("hydra_logging", *flags)[0] == 2

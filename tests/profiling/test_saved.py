@@ -39,12 +39,14 @@ def in_mode(model: nn.Module, mode: str) -> nn.Module:
 
 REAL: dict[str, Callable[[], nn.Module]] = {
     "resnet18": torchvision.models.resnet18,
-    "mobilenet_v2": torchvision.models.mobilenet_v2,
+    "mobilenet_v2": lambda: torchvision.models.mobilenet_v2(width_mult=0.35),
     "mobilenet_v3_small": torchvision.models.mobilenet_v3_small,
     "densenet": lambda: torchvision.models.DenseNet(16, (2, 2, 2, 2)),
-    "convnext": lambda: timm.create_model("convnext_atto"),
-    "vit": lambda: timm.create_model("vit_tiny_patch16_224", img_size=64),
-    "swin": lambda: timm.create_model("swin_tiny_patch4_window7_224", img_size=56, window_size=7),
+    "convnext": lambda: timm.create_model("convnext_atto", depths=(1, 1, 2, 1)),
+    "vit": lambda: timm.create_model("vit_tiny_patch16_224", img_size=64, depth=4),
+    "swin": lambda: timm.create_model(
+        "swin_tiny_patch4_window7_224", img_size=56, depths=(2, 2, 1, 1)
+    ),
 }
 
 

@@ -16,6 +16,11 @@ from typing import Any, Literal
 Built = dict[str, Any]
 """A node that `build` turns into an object."""
 
+Site = Literal[
+    "stem", "block", "downsample", "final",
+    "before_attention", "in_attention", "after_attention", "before_mlp", "in_mlp", "after_mlp",
+]  # fmt: skip
+
 BnStats = Literal["running", "batch", "update", "recalibrate"]
 
 
@@ -46,6 +51,10 @@ class PeftConfig:
     last_k: int | None
     blocks: str | None
     extra_norms: list[str]
+    norm_kinds: list[str]
+    sites: list[Site]
+    add_affine: bool
+    thaw: bool
     norm_lr: float | None
     head_lr: float | None
     bn_stats: BnStats

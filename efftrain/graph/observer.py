@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -42,12 +43,12 @@ class Call:
     kwargs: dict[str, Any]
     result: Any
 
-    @property
+    @cached_property
     def inputs(self) -> list[Tensor]:
         """Tensors that it was given, those in lists included."""
         return [*tensors_in(self.args), *tensors_in(self.kwargs.values())]
 
-    @property
+    @cached_property
     def outputs(self) -> list[Tensor]:
         """Tensors that it returned."""
         return list(tensors_in((self.result,)))

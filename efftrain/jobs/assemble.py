@@ -13,9 +13,8 @@ from torch import nn
 from efftrain.config.build import build
 from efftrain.data.adapt import adapt
 from efftrain.errors import ConfigError, MachineError
-from efftrain.models.lora import add_lora
-from efftrain.peft import Selection, apply, select
-from efftrain.peft.methods import split_method
+from efftrain.jobs.selection import choose
+from efftrain.peft import Selection
 from efftrain.task import Task
 
 _GPUS = frozenset({"gpu", "cuda", "mps"})
@@ -43,21 +42,9 @@ def assemble(config: DictConfig) -> Parts:
     """Build the model, choose what trains, and make data and task."""
     pl.seed_everything(config.seed, workers=True, verbose=False)
     model = build(config.model, "model")
-    peft = config.peft
-    if "lora" in split_method(peft.method):
-        add_lora(model, **peft.lora)
-    selection = select(
-        model,
-        peft.method,
-        head=peft.head,
-        include=tuple(peft.include),
-        exclude=tuple(peft.exclude),
-        also=tuple(peft.also),
-        extra_norms=tuple(peft.extra_norms),
-        last_k=peft.last_k,
-        blocks=peft.blocks,
-    )
-    apply(model, selection, bn_stats=peft.bn_stats)
+    data = build(config.data, "data")
+    adapt(data, model)
+    selection = choose(model, config.peft, data)
     scheduler = build(config.scheduler, "scheduler") if config.get("scheduler") else None
     task = build(
         config.task,
@@ -66,10 +53,8 @@ def assemble(config: DictConfig) -> Parts:
         selection=selection,
         optimizer=build(config.optim, "optim"),
         scheduler=scheduler,
-        rates={"norm": peft.norm_lr, "head": peft.head_lr},
+        rates={"norm": config.peft.norm_lr, "head": config.peft.head_lr},
     )
-    data = build(config.data, "data")
-    adapt(data, model)
     return Parts(model, selection, data, task)
 
 

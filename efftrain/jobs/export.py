@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from omegaconf import DictConfig
 from safetensors.torch import save_file
 from torch import nn
@@ -87,7 +88,8 @@ def export_merged(parts: Parts, run: RunFolder, stage: Path, batches: int) -> Ex
     else:
         _write_state(model, stage)
     record = {} if proof is None else {"merge": _to_dict(proof)}
-    return Exported(record, () if proof is None else _describe("merged", proof))
+    lines = () if proof is None else _describe("merged", proof)
+    return Exported(record, (*lines, *_warn_of_rounding(model)))
 
 
 def export_folded(parts: Parts, run: RunFolder, stage: Path, batches: int) -> Exported:
@@ -170,6 +172,21 @@ def _write_state(model: nn.Module, stage: Path) -> None:
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     whole = {name: tensor.contiguous().clone() for name, tensor in state.items()}
     save_file(whole, stage / "model.safetensors", metadata={"format": "pt"})
+
+
+def _warn_of_rounding(model: nn.Module) -> tuple[str, ...]:
+    """Norms that trained in float32 stay so in the file; a loader that casts them undoes training."""
+    sizes: dict[torch.dtype, int] = {}
+    for parameter in model.parameters():
+        sizes[parameter.dtype] = sizes.get(parameter.dtype, 0) + parameter.numel()
+    most = max(sizes, key=lambda dtype: sizes[dtype])
+    finer = sizes.get(torch.float32, 0)
+    if most not in (torch.bfloat16, torch.float16) or not finer:
+        return ()
+    name = str(most).removeprefix("torch.")
+    return (
+        f"{finer:,} parameters are float32 in a {name} model; loading it in {name} rounds them",
+    )
 
 
 def _to_dict(proof: tuple[Equality, Equality]) -> dict[str, Any]:

@@ -26,7 +26,8 @@ class Entry:
         flops: 2 x MACs + elementwise, of calls on floating point numbers.
         elementwise: Operations other than multiply-accumulates, of calls on floating point numbers.
         integer_ops: All operations of the other calls; a multiply-accumulate is two.
-        bytes_moved: Of the tensors that were read and written, views left out.
+        bytes_moved: Of the tensors that were read and written, views left out. A call that stands
+            in two entries moves them in the first.
     """
 
     path: str
@@ -122,11 +123,10 @@ class StepCount:
         return dict(totals)
 
 
-@dataclass
 class Tally:
     """Adds up entries while a step runs."""
 
-    def __post_init__(self) -> None:
+    def __init__(self) -> None:
         """Start at nothing."""
         self._sums: dict[tuple[str, str, Phase], list[int]] = {}
 

@@ -48,7 +48,7 @@ class StepCounter:
         if call.operator.view:
             return
         if self.optimizing:
-            self._add(call, "", "optimizer", *_cost(call))
+            self._enter(call, "", "optimizer")
             return
         if not in_backward():
             self._on_forward(call, "forward")
@@ -73,15 +73,19 @@ class StepCounter:
         if from_weights and all(from_weights):
             for tensor in call.outputs:
                 self._add_weight(tensor)
-        macs, other = _cost(call)
         self._path_of_node.setdefault(node, path)
-        if macs or node not in self._operands_of_node:
+        if call.operator.name in MACS or node not in self._operands_of_node:
             data, weight = self._operands_of_node.get(node, (False, False))
             self._operands_of_node[node] = (
                 data or not all(from_weights),
                 weight or any(from_weights),
             )
-        self._add(call, path, phase, macs, other)
+        self._enter(call, path, phase)
+
+    def _enter(self, call: Call, path: str, phase: Phase) -> None:
+        """Enter a call that belongs to one phase as a whole."""
+        macs, other = _cost(call)
+        self._add(call, path, phase, macs, sum(other) if isinstance(other, tuple) else other)
 
     def _on_backward(self, call: Call) -> None:
         node = running_node()
@@ -89,19 +93,25 @@ class StepCounter:
         name = call.operator.name
         if name in GRADIENTS:
             inputs, weights = GRADIENTS[name](call)
-            bias = _bias_gradient(call)
-            self._add(call, path, "backward_inputs", inputs, 0)
-            self._add(call, path, "backward_weights", weights, bias)
+            self._split(call, path, (inputs, 0), (weights, _bias_gradient(call)))
         elif name in ATTENTION_BACKWARD:
             self._add(call, path, "backward_inputs", ATTENTION_BACKWARD[name](call), 0)
-            self._add(call, path, "recompute", recomputed_scores(call), 0)
+            self._add(call, path, "recompute", recomputed_scores(call), 0, again=True)
         else:
             macs, other = _cost(call)
             if isinstance(other, tuple):
-                self._add(call, path, "backward_inputs", 0, other[0])
-                self._add(call, path, "backward_weights", 0, other[1])
+                self._split(call, path, (0, other[0]), (0, other[1]))
             else:
                 self._add(call, path, self._gradient_of(call, node), macs, other)
+
+    def _split(
+        self, call: Call, path: str, inputs: tuple[int, int], weights: tuple[int, int]
+    ) -> None:
+        """A call that makes both gradients of a layer, of which either may not be asked for."""
+        if any(inputs):
+            self._add(call, path, "backward_inputs", *inputs)
+        if any(weights) or not any(inputs):
+            self._add(call, path, "backward_weights", *weights, again=any(inputs))
 
     def _add_weight(self, tensor: Tensor) -> None:
         memory = storage_key(tensor)
@@ -125,20 +135,26 @@ class StepCounter:
         return "backward_inputs" if uses_weight else "backward_weights"
 
     def _add(
-        self, call: Call, path: str, phase: Phase, macs: int, other: int | tuple[int, int] | None
+        self,
+        call: Call,
+        path: str,
+        phase: Phase,
+        macs: int,
+        other: int | None,
+        again: bool = False,
     ) -> None:
+        """Enter a call, or (`again`) the second part of one that is entered already."""
         operator = call.operator.name
         if other is None:
             produced = sum(tensor.numel() for tensor in call.outputs)
             self._uncounted[operator] = self._uncounted.get(operator, 0) + produced
             other = 0
-        elif macs or other:
+        elif (macs or other) and not again:
             self._counted += sum(tensor.numel() for tensor in call.outputs)
         tensors = [*call.inputs, *call.outputs]
         floats = any(t.is_floating_point() or t.is_complex() for t in tensors) or not tensors
-        moved = sum(t.numel() * t.element_size() for t in tensors)
-        total = other if isinstance(other, int) else sum(other)
-        self._tally.add(path, operator, phase, macs, total, floats, moved)
+        moved = 0 if again else sum(t.numel() * t.element_size() for t in tensors)
+        self._tally.add(path, operator, phase, macs, other, floats, moved)
 
 
 def _cost(call: Call) -> tuple[int, int | tuple[int, int] | None]:

@@ -19,7 +19,7 @@ CONFIGS = {
         "hydra: {callbacks: {x: {_target_: hydra.test_utils.test_utils.shutil.copy,"
         f" {COPY}}}}}}}"
     ),
-    "sweeper": f"hydra: {{sweeper: {TARGET}}}",
+    "sweeper": "hydra: {sweeper: {_target_: shutil.copy}}",
     "own_trust": (
         "hydra: {job: {env_set: {EFFTRAIN_TRUST: shutil}}}\n"
         f"task: {{metrics: {{acc: {{foo: {TARGET}}}}}}}"

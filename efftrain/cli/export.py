@@ -40,7 +40,7 @@ def check_target(overrides: list[str]) -> None:
     given = {
         override.key_or_group: str(override.value())
         for override in parse_overrides(overrides)
-        if not override.is_sweep_override()
+        if override.key_or_group and not override.is_sweep_override()
     }
     form = given.get("to", forms[0])
     if form not in forms:

@@ -133,7 +133,7 @@ def _from_file(timm: Any, name: str, path: Path, extra: Mapping[str, Any]) -> An
     weights = read_weights(path)
     config = timm.get_pretrained_cfg(name)
     width = _width(weights, config.classifier)
-    overlay: dict[str, Any] = {"state_dict": weights, "custom_load": False, "label_offset": 0}
+    overlay: dict[str, Any] = {"state_dict": weights}
     given: dict[str, Any] = {**extra, "pretrained_cfg_overlay": overlay}
     if width is not None:
         overlay["num_classes"] = given["num_classes"] = width

@@ -12,19 +12,32 @@ if TYPE_CHECKING:
     from efftrain.peft import load_delta as load_delta
     from efftrain.peft import save_delta as save_delta
     from efftrain.peft import select as select
+    from efftrain.profiling import Profile as Profile
+    from efftrain.profiling import profile as profile
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "EfftrainError": "efftrain.errors",
+    "Profile": "efftrain.profiling",
     "apply": "efftrain.peft",
     "find_norms": "efftrain.peft",
     "load_delta": "efftrain.peft",
+    "profile": "efftrain.profiling",
     "save_delta": "efftrain.peft",
     "select": "efftrain.peft",
 }
 
-__all__ = ["EfftrainError", "apply", "find_norms", "load_delta", "save_delta", "select"]
+__all__ = [
+    "EfftrainError",
+    "Profile",
+    "apply",
+    "find_norms",
+    "load_delta",
+    "profile",
+    "save_delta",
+    "select",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -30,7 +30,9 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.touch()
-        mode = part.stat().st_mode  # what the umask makes of a new file; some writers keep theirs private
+        mode = (
+            part.stat().st_mode
+        )  # what the umask makes of a new file; some writers keep theirs private
         write(part)
         part.chmod(mode)
         with part.open("rb+") as file:

@@ -57,11 +57,15 @@ def test_a_command_runs(verb, tmp_path, words):
     assert out.strip()
 
 
-def test_the_python_example_runs(tmp_path, monkeypatch):
+@pytest.mark.parametrize("source", blocks("python"), ids=["train", "profile"])
+def test_a_python_example_runs(tmp_path, monkeypatch, source):
     monkeypatch.chdir(tmp_path)
-    (source,) = blocks("python")
-    exec(compile(source, "README.md", "exec"), {})
-    assert (tmp_path / "task.safetensors").stat().st_size < 100_000
+    names = {}
+    exec(compile(source, "README.md", "exec"), names)
+    if "report" in names:
+        assert names["report"].params.trainable == 14_080
+    else:
+        assert (tmp_path / "task.safetensors").stat().st_size < 100_000
 
 
 def test_the_error_example_prints_what_it_says(verb):

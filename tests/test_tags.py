@@ -38,6 +38,8 @@ def test_a_logged_name_finds_its_figure():
 
 def test_every_tag_that_the_code_logs_is_in_the_table():
     sources = Path(CHECKOUT / "efftrain" / "callbacks").glob("*.py")
-    logged = {tag for path in sources for tag in re.findall(r'"([a-z]+/[a-z0-9_]+)"', path.read_text())}
+    logged = {
+        tag for path in sources for tag in re.findall(r'"([a-z]+/[a-z0-9_]+)"', path.read_text())
+    }
     assert logged
     assert all(find_tag(tag) for tag in logged)

@@ -37,12 +37,11 @@ def check_target(overrides: list[str]) -> None:
         ConfigError: No such form, or an override that cannot be read.
     """
     forms = get_args(get_type_hints(ExportConfig)["to"])
-    given = {
-        override.key_or_group: str(override.value())
-        for override in parse_overrides(overrides)
-        if override.key_or_group and not override.is_sweep_override()
-    }
-    form = given.get("to", forms[0])
+    given: dict[str, str] = {}
+    for override in parse_overrides(overrides):
+        if not override.is_sweep_override():
+            given[str(override.key_or_group)] = str(override.value())
+    form = given.get("to", str(forms[0]))
     if form not in forms:
         raise ConfigError(f"to={form} is not a form{did_you_mean(form, forms)}")
     if "run" in given:

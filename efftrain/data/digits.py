@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -31,6 +32,21 @@ MEAN, STD = 0.30, 0.32
 """Of the clean training pixels in 0..1, rounded. Shifted images are standardised by the same."""
 
 Shift = Literal["none", "camera"]
+
+
+@dataclass(frozen=True)
+class Framing:
+    """What is made of every image for a model.
+
+    Attributes:
+        channels: The one channel is repeated.
+        size: Height and width.
+        dtype: That of the model's parameters.
+    """
+
+    channels: int = 1
+    size: tuple[int, int] = (IMAGE_SIZE, IMAGE_SIZE)
+    dtype: torch.dtype = torch.float32
 
 
 class DigitsData(SplitData):
@@ -84,18 +100,16 @@ class DigitsData(SplitData):
 
     def collate_with(self, training: bool) -> Collate:
         """Standardise a batch, jitter it where it is to train on, and frame it for the model."""
-        channels, size = self._framing
-        return partial(_collate, jittered=training and self.augment, channels=channels, size=size)
+        return partial(_collate, jittered=training and self.augment, framing=self._framing)
 
-    def _frame(self, model: ModelInterface) -> tuple[int, tuple[int, int]]:
-        """Channels, and height and width."""
+    def _frame(self, model: ModelInterface) -> Framing:
         size = model.image_size or (ENLARGED_SIZE, ENLARGED_SIZE)
         if model.any_image_size:
             side = max(min(ENLARGED_SIZE, *size), model.min_image_size)
             size = side, side
         if self.image_size is not None:
             size = self.image_size, self.image_size
-        return self.channels or model.channels or 1, size
+        return Framing(self.channels or model.channels or 1, size, model.dtype)
 
 
 def load_digits_split() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -124,26 +138,27 @@ def standardise(images: Tensor) -> Tensor:
     return (images - MEAN) / STD
 
 
-def frame(images: Tensor, channels: int, size: tuple[int, int]) -> Tensor:
+def frame(images: Tensor, framing: Framing) -> Tensor:
     """Scale, and repeat the one channel.
 
     Args:
         images: [N, 1, H, W].
-        channels: C.
-        size: Height and width.
+        framing: What is to come out.
 
     Returns:
         [N, C, height, width]; the very same images where nothing is to be done.
     """
-    if images.shape[-2:] != size:
-        images = interpolate(images, size=size, mode="bilinear", align_corners=False)
-    return images if channels == 1 else images.expand(-1, channels, -1, -1).contiguous()
+    if images.shape[-2:] != framing.size:
+        images = interpolate(images, size=framing.size, mode="bilinear", align_corners=False)
+    if framing.channels > 1:
+        images = images.expand(-1, framing.channels, -1, -1).contiguous()
+    return images.to(framing.dtype)
 
 
 def _collate(
-    samples: Sequence[tuple[Tensor, ...]], jittered: bool, channels: int, size: tuple[int, int]
+    samples: Sequence[tuple[Tensor, ...]], jittered: bool, framing: Framing
 ) -> tuple[Tensor, Tensor]:
     images, labels = default_collate(list(samples))
     if jittered:
         images = jitter(images)
-    return frame(standardise(images), channels, size), labels
+    return frame(standardise(images), framing), labels

@@ -118,7 +118,8 @@ class ImageFolderData(SplitData):
         size = own or (side, side)
         mean = self.mean or model.mean or IMAGENET_MEAN
         std = self.std or model.std or IMAGENET_STD
-        return Framing(size, channels, _each(mean, channels, "mean"), _each(std, channels, "std"))
+        statistics = _each(mean, channels, "mean"), _each(std, channels, "std")
+        return Framing(size, channels, *statistics, dtype=model.dtype)
 
 
 class Images(Dataset[tuple[Tensor, int]]):

@@ -38,12 +38,14 @@ class Framing:
         channels: 1, 3 or 4.
         mean: [C, 1, 1], of pixels in 0..1.
         std: [C, 1, 1].
+        dtype: Of what comes out.
     """
 
     size: tuple[int, int]
     channels: int
     mean: Tensor
     std: Tensor
+    dtype: torch.dtype = torch.float32
 
 
 def read_picture(path: Path, framing: Framing, augment: bool) -> Tensor:
@@ -72,7 +74,8 @@ def read_picture(path: Path, framing: Framing, augment: bool) -> Tensor:
     if augment and torch.rand(()) < 0.5:
         picture = ImageOps.mirror(picture)
     pixels = torch.from_numpy(np.array(picture)).view(height, width, framing.channels)
-    return (pixels.permute(2, 0, 1).float() / 255 - framing.mean) / framing.std
+    scaled = pixels.permute(2, 0, 1).float() / 255
+    return ((scaled - framing.mean) / framing.std).to(framing.dtype)
 
 
 def _middle_box(given: tuple[int, int], size: tuple[int, int]) -> Box:

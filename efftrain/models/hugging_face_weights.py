@@ -15,7 +15,7 @@ from efftrain.errors import CheckpointError, ConfigError
 from efftrain.models.chatter import quiet_transformers
 from efftrain.models.hub import KEY, first_line, loading
 from efftrain.models.hugging_face_config import config_from_hub
-from efftrain.models.interface import declare, interface_of_config
+from efftrain.models.interface import declare, interface_of
 from efftrain.models.new_head import say_new_head
 from efftrain.models.weights import read_weights
 from efftrain.peft import find_heads
@@ -80,8 +80,7 @@ def load_folder_or_id(
     model = _load(load, place, place, config, {**options, "trust_remote_code": False})
     if getattr(config, "num_channels", None) is not None:
         mean, std = _pixel_statistics(place)
-        interface = interface_of_config(model.config)
-        declare(model, dataclasses.replace(interface, mean=mean, std=std))
+        declare(model, dataclasses.replace(interface_of(model), mean=mean, std=std))
     return model
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from efftrain.errors import ConfigError
@@ -30,6 +31,7 @@ class ModelInterface:
         vocab_size: Token ids that it takes, from 0.
         max_length: Tokens in a sequence, at most.
         source: Hub id or folder that it came from; its tokenizer lies beside the weights.
+        dtype: Of its parameters, and so of the images.
     """
 
     num_classes: int | None = None
@@ -42,6 +44,7 @@ class ModelInterface:
     vocab_size: int | None = None
     max_length: int | None = None
     source: str | None = None
+    dtype: torch.dtype = torch.float32
 
     def __str__(self) -> str:
         """In words, for a message: "3 channels, 224 x 224 pixels"."""
@@ -75,12 +78,14 @@ def interface_of(model: nn.Module) -> ModelInterface:
     config = getattr(model, "config", None)
     if config is not None and hasattr(config, "model_type"):
         found = interface_of_config(config)
-        return replace(found, max_length=_positions(model) or found.max_length)
+        length = _positions(model) or found.max_length
+        return replace(found, max_length=length, dtype=_dtype(model))
     first = next((one for one in model.modules() if isinstance(one, nn.Conv2d)), None)
     return ModelInterface(
         num_classes=_head_width(model),
         channels=None if first is None else first.in_channels,
         any_image_size=first is not None,
+        dtype=_dtype(model),
     )
 
 
@@ -123,6 +128,12 @@ def _pair(size: Any) -> tuple[int, int] | None:
     if isinstance(size, (list, tuple)) and len(size) == 2 and all(size):
         return int(size[0]), int(size[1])
     return None
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    """Of the first parameter that has no integers, which is where the input arrives."""
+    floating = (one.dtype for one in model.parameters() if one.is_floating_point())
+    return next(floating, torch.float32)
 
 
 def _head_width(model: nn.Module) -> int | None:

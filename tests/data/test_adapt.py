@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from efftrain.data.adapt import adapt
-from efftrain.data.digits import ENLARGED_SIZE, DigitsData, frame
+from efftrain.data.digits import ENLARGED_SIZE, DigitsData, Framing, frame
 from efftrain.errors import DataError
 from efftrain.models.digits import digits_mobilenetv2
 from efftrain.models.interface import ModelInterface, declare
@@ -19,7 +19,7 @@ def test_the_default_model_gets_the_digits_as_they_are():
     adapt(adapted, digits_mobilenetv2(pretrained=False))
     assert torch.equal(first_batch(plain), first_batch(adapted))
     images = torch.rand(2, 1, 32, 32)
-    assert frame(images, 1, (32, 32)) is images
+    assert frame(images, Framing()) is images
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,15 @@ def test_what_is_given_goes_before_what_the_model_says():
     data = DigitsData(batch_size=2, channels=1, image_size=40)
     adapt(data, model)
     assert first_batch(data).shape == (2, 1, 40, 40)
+
+
+def test_a_model_of_low_precision_gets_images_of_its_own():
+    model = digits_mobilenetv2(pretrained=False).to(torch.bfloat16)
+    data = DigitsData(batch_size=2)
+    adapt(data, model)
+    images = first_batch(data)
+    assert images.dtype == torch.bfloat16
+    model(images)
 
 
 def test_too_few_scores_and_a_model_of_tokens_are_refused():

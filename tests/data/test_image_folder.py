@@ -107,6 +107,12 @@ def test_channels_and_size_are_the_models_unless_given(root, interface, argument
     assert images.shape[1:] == shape
 
 
+def test_a_model_of_low_precision_gets_images_of_its_own(root):
+    interface = ModelInterface(channels=3, image_size=(4, 4), dtype=torch.bfloat16)
+    images, _ = next(iter(load(ImageFolderData(str(root)), interface).val_dataloader()))
+    assert images.dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize(
     ("prepare", "arguments", "message"),
     [

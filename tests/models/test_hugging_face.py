@@ -140,7 +140,8 @@ def test_a_file_with_all_weights_is_loaded(folder, vit):
 
 def test_the_dtype_is_what_was_asked_for(folder):
     assert hf_image(pretrained=str(folder), dtype="bfloat16").dtype == torch.bfloat16
-    assert hf_image(config=TINY_VIT, dtype="bfloat16").dtype == torch.bfloat16
+    model = hf_image(config=TINY_VIT, dtype="bfloat16")
+    assert model.dtype == interface_of(model).dtype == torch.bfloat16
     half = load_file(folder / "model.safetensors")
     half = {name: tensor.half() for name, tensor in half.items()}
     save_file(half, folder / "model.safetensors", metadata={"format": "pt"})

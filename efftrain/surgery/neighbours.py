@@ -36,9 +36,10 @@ class Neighbours:
         self._paths: dict[int, list[str]] = {}
         for path, module in find(remove_duplicate=False):
             self._paths.setdefault(id(module), []).append(path)
-        self._names: dict[int, list[str]] = {}
+        # kept by themselves, so that the identity of one that a fold drops is not used again
+        self._names: dict[nn.Parameter, list[str]] = {}
         for name, parameter in model.named_parameters(remove_duplicate=False):
-            self._names.setdefault(id(parameter), []).append(name)
+            self._names.setdefault(parameter, []).append(name)
         self._flows = {path: self._flow_of(path) for path in self.layers}
 
     def only_call(self, path: str) -> LayerCall:
@@ -56,7 +57,8 @@ class Neighbours:
             times = f"runs {len(calls)} times" if calls else "does not run with these inputs"
             raise LeftAloneError(f"{path} {times}")
         for name, parameter in module.named_parameters(recurse=False):
-            shared = [one for one in self._names[id(parameter)] if one != f"{path}.{name}"]
+            names = self._names.get(parameter, [])  # none for a bias that a fold has added
+            shared = [one for one in names if one != f"{path}.{name}"]
             if shared:
                 raise LeftAloneError(f"{path}.{name} is the same tensor as {shared[0]}")
             where = self._trace.borrowed.get(id(parameter))

@@ -109,6 +109,16 @@ def test_a_norm_goes_into_what_follows_it(trained, norm, layer, shape):
     assert "0.weight" not in report.model.state_dict()
 
 
+def test_a_layer_between_two_norms_takes_both(trained):
+    """The first gives it a bias; the second finds a parameter that was not there before."""
+    layers = nn.GroupNorm(2, 4), nn.Conv2d(4, 6, 1, bias=False), nn.BatchNorm2d(6)
+    model = trained(nn.Sequential(*layers)).double()
+    images = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    report = fold(model, images)
+    assert report.left == ()
+    torch.testing.assert_close(report.model(images), model(images))
+
+
 def test_a_scale_passes_zero_padding_and_a_shift_does_not(trained):
     images = torch.randn(2, 4, 5, 5, dtype=torch.float64)
     model = trained(nn.Sequential(nn.GroupNorm(2, 4), nn.Conv2d(4, 6, 3, padding=1))).double()

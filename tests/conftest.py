@@ -1,8 +1,10 @@
 """What several test folders share: running a verb, in this process or in one of its own."""
 
+import logging
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -34,7 +36,20 @@ def verb(monkeypatch, tmp_path, capsys):
         out, err = capsys.readouterr()
         return int(stopped.value.code or 0), out, err
 
-    return run
+    with kept_logging():
+        yield run
+
+
+@contextmanager
+def kept_logging():
+    """Take back what Hydra sets up for a job: its handlers write to streams of that test."""
+    loggers = [logging.getLogger(name) for name in ("", "efftrain.failure", "lightning.pytorch")]
+    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    yield
+    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        for handler in set(logger.handlers) - set(handlers):
+            handler.close()
+        logger.handlers[:], logger.level, logger.propagate = handlers, level, propagate
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from efftrain.peft import select as select
     from efftrain.profiling import Profile as Profile
     from efftrain.profiling import profile as profile
+    from efftrain.surgery import fold as fold
 
 __version__ = "0.1.0"
 
@@ -22,6 +23,7 @@ _HOMES = {
     "Profile": "efftrain.profiling",
     "apply": "efftrain.peft",
     "find_norms": "efftrain.peft",
+    "fold": "efftrain.surgery",
     "load_delta": "efftrain.peft",
     "profile": "efftrain.profiling",
     "save_delta": "efftrain.peft",
@@ -33,6 +35,7 @@ __all__ = [
     "Profile",
     "apply",
     "find_norms",
+    "fold",
     "load_delta",
     "profile",
     "save_delta",

@@ -16,6 +16,12 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """Random weights and inputs are the same in every run, whichever tests run before."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def verb(monkeypatch, tmp_path, capsys):
     """Run `efftrain <verb> …` in this process, from an empty folder.

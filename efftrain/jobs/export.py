@@ -8,7 +8,7 @@ import json
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import nn
 from efftrain.errors import ConfigError, DataError, MachineError, NumericError
 from efftrain.files import PART_SUFFIX, sha256, write_text
 from efftrain.jobs.assemble import Parts
-from efftrain.jobs.evaluate import find_run, load_run
+from efftrain.jobs.evaluate import find_run, load_run, read_config
 from efftrain.jobs.expected_warnings import expected_warnings
 from efftrain.models.adapter_file import write_adapter
 from efftrain.models.chatter import quiet_transformers
@@ -80,42 +80,58 @@ def export(config: DictConfig) -> None:
 
 def export_merged(parts: Parts, run: RunFolder, stage: Path, batches: int) -> Exported:
     """The base model with everything that training changed in its own weights."""
-    model, proof = _merged(parts, batches)
-    if hasattr(model, "save_pretrained"):  # a folder that transformers loads by itself
-        any_model: Any = model
+    merge = _merge(parts, batches)
+    if merge.added_bias:
+        raise ConfigError(
+            f"to=merged: peft.method={parts.selection.method} gives {len(merge.added_bias)} layers a "
+            f"bias that {type(parts.model).__name__} has not, first {merge.added_bias[0]}; its own "
+            "loader would leave it out, use to=folded"
+        )
+    lines = merge.lines + _warn_of_rounding(merge.model)
+    if read_config(run).peft.add_affine:
+        lines += (
+            "the library's own loader leaves out the scales that peft.add_affine added; call "
+            "efftrain.peft.add_affine on its model first, or use to=folded",
+        )
+    if hasattr(merge.model, "save_pretrained"):  # a folder that transformers loads by itself
+        any_model: Any = merge.model
         with quiet_transformers():
             any_model.save_pretrained(stage)
     else:
-        _write_state(model, stage)
-    record = {} if proof is None else {"merge": _to_dict(proof)}
-    lines = () if proof is None else _describe("merged", proof)
-    return Exported(record, (*lines, *_warn_of_rounding(model)))
+        _write_state(merge.model, stage)
+    return Exported(merge.record, lines)
 
 
 def export_folded(parts: Parts, run: RunFolder, stage: Path, batches: int) -> Exported:
-    """The merged model with its norms folded into their neighbours, and the proof of it."""
-    model, proof = _merged(parts, batches)
+    """The merged model with its norms folded into their neighbours, and the proof of it.
+
+    `efftrain.surgery.restructure(model, record["fold"]["folded"], record["added_bias"])` makes the
+    file loadable.
+    """
+    merge = _merge(parts, batches)
     inputs = _held_out(parts.data, batches)
-    report = fold(model, inputs[0], also=inputs[1:])
+    report = fold(merge.model, inputs[0], also=inputs[1:])
     if report.refused:
         raise NumericError(f"to=folded: {report.refused}; nothing was written, use to=merged")
     if report.given is None or report.random is None:
-        reasons = sorted({norm.reason for norm in report.left})
-        why = f"first {report.left[0].path}: {reasons[0]}" if reasons else "there are none"
+        first = report.left[0] if report.left else None
+        why = "there are none" if first is None else f"first {first.path}: {first.reason}"
         raise ConfigError(f"to=folded: no norm can be folded; {why}; use to=merged")
     _write_state(report.model, stage)
-    record = {"fold": report.to_dict()}
-    if proof is not None:
-        record["merge"] = _to_dict(proof)
+    record = {**merge.record, "added_bias": [*merge.added_bias], "fold": report.to_dict()}
     total = len(report.folded) + len(report.left)
     lines = [f"folded {len(report.folded)} of {total} norms"]
     lines += [f"  left alone: {norm.path}: {norm.reason}" for norm in report.left]
-    lines += _describe("folded", (report.given, report.random))
+    lines += [*merge.lines, *_describe("folded", (report.given, report.random))]
     return Exported(record, tuple(lines))
 
 
 def export_peft(parts: Parts, run: RunFolder, stage: Path, batches: int) -> Exported:
     """What trained, as an adapter that Hugging Face peft loads on the base model."""
+    if read_config(run).peft.add_affine:
+        raise ConfigError(
+            "to=peft: peft would leave out the scales that peft.add_affine added; use to=folded"
+        )
     write_adapter(parts.model, read_delta(run.delta), stage)
     return Exported({})
 
@@ -123,18 +139,38 @@ def export_peft(parts: Parts, run: RunFolder, stage: Path, batches: int) -> Expo
 _FORMS = {"merged": export_merged, "folded": export_folded, "peft": export_peft}
 
 
-def _merged(parts: Parts, batches: int) -> tuple[nn.Module, tuple[Equality, Equality] | None]:
-    """A model without adapters; and how equal it is, where there were any to merge."""
+@dataclass(frozen=True)
+class _Merge:
+    """A model without adapters.
+
+    Attributes:
+        model: The run's own model where it had none.
+        added_bias: Layers that got a bias from it.
+        record: For export.json.
+        lines: For the terminal.
+    """
+
+    model: nn.Module
+    added_bias: tuple[str, ...] = ()
+    record: dict[str, Any] = field(default_factory=dict)
+    lines: tuple[str, ...] = ()
+
+
+def _merge(parts: Parts, batches: int) -> _Merge:
+    """Merge the adapters of a copy into its weights, and prove that it computes the same."""
     names = dict(parts.model.named_parameters())
     has_lora = any(map(is_adapter, names))
     has_ssf = any(name.rpartition(".")[2] == SCALE for name in names)
     if not (has_lora or has_ssf):
-        return parts.model, None
+        return _Merge(parts.model)
     model = copy.deepcopy(parts.model)
-    if has_lora:
-        merge_lora(model)
+    before = {path for path, module in model.named_modules() if _has_bias(module)}
     if has_ssf:
         merge_ssf(model)
+    added = {path for path, module in model.named_modules() if _has_bias(module)} - before
+    added = {path.removesuffix(".base_layer") for path in added}  # where there is lora as well
+    if has_lora:
+        merge_lora(model)
     inputs = _held_out(parts.data, batches)
     given = check_equal(parts.model, model, inputs)
     random = check_equal(parts.model, model, [random_like(inputs[0])])
@@ -144,7 +180,12 @@ def _merged(parts: Parts, batches: int) -> tuple[nn.Module, tuple[Equality, Equa
             f"the merged model is off by {worst:.1e} of its largest output, allowed is "
             f"{given.tolerance:.0e} in {given.dtype}; nothing was written"
         )
-    return model, (given, random)
+    record = {"merge": {"given": given.to_dict(), "random": random.to_dict()}}
+    return _Merge(model, tuple(sorted(added)), record, _describe("merged", (given, random)))
+
+
+def _has_bias(module: nn.Module) -> bool:
+    return isinstance(getattr(module, "bias", None), nn.Parameter)
 
 
 def _held_out(data: pl.LightningDataModule, batches: int) -> list[Inputs]:
@@ -187,10 +228,6 @@ def _warn_of_rounding(model: nn.Module) -> tuple[str, ...]:
     return (
         f"{finer:,} parameters are float32 in a {name} model; loading it in {name} rounds them",
     )
-
-
-def _to_dict(proof: tuple[Equality, Equality]) -> dict[str, Any]:
-    return {"given": proof[0].to_dict(), "random": proof[1].to_dict()}
 
 
 def _describe(what: str, proof: tuple[Equality, Equality]) -> tuple[str, ...]:

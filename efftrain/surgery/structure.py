@@ -14,16 +14,23 @@ from efftrain.surgery.norm import drop_affine, what_follows
 from efftrain.surgery.report import FoldedNorm
 
 
-def restructure(model: nn.Module, folded: Iterable[FoldedNorm | Mapping[str, Any]]) -> None:
+def restructure(
+    model: nn.Module,
+    folded: Iterable[FoldedNorm | Mapping[str, Any]],
+    added_bias: Iterable[str] = (),
+) -> None:
     """Give a model the structure of a folded one, so that the folded state dict loads into it.
 
     Args:
         model: Built as the one that was folded; changed in place. Its weights are no longer of use.
         folded: `FoldReport.folded`, or what its `to_dict` made of it.
+        added_bias: Paths of layers that had got a bias before the fold.
 
     Raises:
         CheckpointError: The model has no such norm or layer.
     """
+    for path in added_bias:
+        add_bias(find_module(model, path))
     for one in folded:
         norm = one.to_dict() if isinstance(one, FoldedNorm) else one
         module = find_module(model, norm["path"])

@@ -9,15 +9,16 @@ import timm
 import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
-from transformers import MobileNetV2ForImageClassification
+from transformers import MobileNetV2ForImageClassification, ViTForImageClassification
 
 from efftrain.config.compose import compose
 from efftrain.files import write_text
 from efftrain.jobs.assemble import assemble
+from efftrain.jobs.evaluate import load_run
 from efftrain.models.digits import digits_mobilenetv2
 from efftrain.models.lora import add_lora
 from efftrain.paths import RunFolder, conf_dir
-from efftrain.peft import load_delta, save_delta
+from efftrain.peft import add_ssf, load_delta, save_delta
 from efftrain.surgery import restructure
 
 
@@ -149,7 +150,64 @@ def test_an_adapter_loads_with_hugging_face_peft_on_the_base(trained, verb, over
     torch.testing.assert_close(logits(loaded), logits(expected), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["full", "head"])
+def test_scales_and_shifts_are_merged_and_folded(trained, verb):
+    run = trained("peft=ssf")
+    code, _, err = verb("export", f"run={run}", "to=merged")
+    assert code == 2
+    assert "gives 52 layers a bias that MobileNetV2ForImageClassification has not" in err
+    code, out, err = verb("export", f"run={run}", "to=folded")
+    assert code == 0, err
+    assert "merged on held-out inputs: largest error" in out
+    record = json.loads((run / "export" / "folded" / "export.json").read_text())
+    model = digits_mobilenetv2(pretrained=False)
+    restructure(model, record["fold"]["folded"], record["added_bias"])
+    model.load_state_dict(load_file(run / "export" / "folded" / "model.safetensors"))
+    adapted = digits_mobilenetv2()
+    add_ssf(adapted)
+    load_delta(adapted, run / "delta.safetensors")
+    assert not torch.equal(logits(adapted), logits(digits_mobilenetv2()))
+    torch.testing.assert_close(logits(model), logits(adapted), rtol=1e-3, atol=1e-3)
+
+
+def test_scales_and_shifts_merge_into_layers_with_biases(trained, verb):
+    run = trained("peft=ssf", "model=hf_image")
+    code, _, err = verb("export", f"run={run}", "batches=1")
+    assert code == 0, err
+    folder = run / "export" / "merged"
+    model = ViTForImageClassification.from_pretrained(folder)
+    adapted = ViTForImageClassification(model.config)
+    parts = load_run(RunFolder(run))
+    torch.testing.assert_close(
+        logits(model, images(3)), logits(parts.model, images(3)), rtol=1e-4, atol=1e-4
+    )
+    assert set(model.state_dict()) == set(adapted.state_dict())
+
+
+BARE = """
+from torch import nn
+
+def build(num_classes):
+    norm = nn.LayerNorm(1024, elementwise_affine=False)
+    return nn.Sequential(nn.Flatten(), norm, nn.Linear(1024, num_classes))
+"""
+
+
+def test_scales_that_the_architecture_has_not_are_not_lost_in_silence(
+    trained, verb, tmp_path, monkeypatch
+):
+    (tmp_path / "bare_norm.py").write_text(BARE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("efftrain.config.allow._TRUSTED", frozenset({"bare_norm"}))
+    run = trained("model=custom", "model._target_=bare_norm.build", "peft.add_affine=true")
+    code, out, err = verb("export", f"run={run}")
+    assert code == 0, err
+    assert "leaves out the scales that peft.add_affine added" in out
+    code, _, err = verb("export", f"run={run}", "to=peft")
+    assert code == 2
+    assert "use to=folded" in err
+
+
+@pytest.mark.parametrize("method", ["full", "head", "ssf"])
 def test_what_peft_has_no_format_for_says_what_it_has(trained, verb, method):
     run = trained(f"peft={method}")
     code, _, err = verb("export", f"run={run}", "to=peft")

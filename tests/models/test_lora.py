@@ -66,6 +66,13 @@ def test_adapters_change_nothing_until_they_are_trained():
     assert torch.equal(model(images()), plain(images()))
 
 
+def test_tied_weights_are_left_out():
+    model = Net()
+    model.other = nn.Linear(8, 6)
+    model.other.weight = model.mid.weight
+    assert add_lora(model) == ("conv",)
+
+
 def test_only_the_adapters_train_and_are_counted():
     model, _ = adapted(r=2)
     trains = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}

@@ -25,9 +25,10 @@ from efftrain.jobs.evaluate import find_run, load_run, read_config
 from efftrain.jobs.expected_warnings import expected_warnings
 from efftrain.models.adapter_file import write_adapter
 from efftrain.models.chatter import quiet_transformers
-from efftrain.models.lora import is_adapter, merge_lora
+from efftrain.models.lora import merge_lora
 from efftrain.paths import RunFolder
 from efftrain.peft import read_delta
+from efftrain.peft.methods import is_adapter
 from efftrain.peft.ssf import SCALE, merge_ssf
 from efftrain.render.quantity import bytes_text
 from efftrain.surgery import Equality, Inputs, check_equal, fold, random_like

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from efftrain.errors import ConfigError
 from efftrain.models.interface import interface_of
-from efftrain.models.lora import is_adapter
 from efftrain.optional import require
 from efftrain.peft import Delta
+from efftrain.peft.methods import is_adapter
 
 _PREFIX = "base_model.model."  # of peft's own wrapper, under which it looks for every key
 _FORMATS = "Hugging Face peft has formats for lora and for norms, each with or without a head"

@@ -18,25 +18,11 @@ from torch import nn
 
 from efftrain.errors import ConfigError
 from efftrain.optional import require
-from efftrain.peft import METHODS, find_heads
-from efftrain.peft.anatomy import Anatomy
+from efftrain.peft import find_heads
+from efftrain.peft.methods import is_adapter
 from efftrain.peft.patterns import did_you_mean
 
-_PARTS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector")
 _NAME = "default"  # peft's own name of an adapter that nobody named
-
-
-def lora(anatomy: Anatomy) -> frozenset[str]:
-    """The adapters that `add_lora` has put into linear layers and convolutions."""
-    return frozenset(name for name in anatomy.parameters if is_adapter(name))
-
-
-METHODS["lora"] = lora
-
-
-def is_adapter(name: str) -> bool:
-    """Whether a parameter's name is that of a low-rank adapter."""
-    return not frozenset(_PARTS).isdisjoint(name.split("."))
 
 
 def add_lora(

@@ -16,6 +16,12 @@ from efftrain.peft.ssf import SCALE, SHIFT
 Method = Callable[[Anatomy], frozenset[str]]
 
 
+ADAPTERS = frozenset(
+    ["lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector"]
+)
+"""Parts of a parameter's name, as Hugging Face peft spells them."""
+
+
 def norm(anatomy: Anatomy) -> frozenset[str]:
     """Scale and bias of every normalization layer (Frankle et al. 2021; Zhao et al. 2024)."""
     return anatomy.norm_names
@@ -53,6 +59,16 @@ def ssf(anatomy: Anatomy) -> frozenset[str]:
     )
 
 
+def lora(anatomy: Anatomy) -> frozenset[str]:
+    """The low-rank adapters that Hugging Face peft's layers hold."""
+    return frozenset(name for name in anatomy.parameters if is_adapter(name))
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a parameter's name is that of a low-rank adapter."""
+    return not ADAPTERS.isdisjoint(name.split("."))
+
+
 def full(anatomy: Anatomy) -> frozenset[str]:
     """Every parameter."""
     return frozenset(anatomy.parameters)
@@ -67,6 +83,7 @@ METHODS: dict[str, Method] = {
     "head": head,
     "last_k": full,  # all of the last k blocks: the blocks are cut out by `select`
     "ssf": ssf,
+    "lora": lora,
     "full": full,
 }
 

@@ -13,7 +13,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -114,13 +114,21 @@ def _fill(trial: nn.Module, value: float) -> None:
         parameter.fill_(value)
 
 
+def _declared_width(trial: nn.Module) -> int:
+    """The width that a norm without parameters was made for; any will do where it does not say."""
+    declared: Any = getattr(trial, "normalized_shape", None)
+    if not isinstance(declared, tuple) or not declared:
+        return 8
+    return cast("tuple[int, ...]", declared)[-1]
+
+
 def _input_shapes(trial: nn.Module) -> Iterator[tuple[int, ...]]:
     """Layouts in use, channels C at each place, and those that the module's own sizes suggest.
 
     The other sizes differ from the width, so that a wrong layout fails instead of broadcasting.
     """
     widths = {p.numel() for p in own_parameters(trial).values() if p.numel() > 1}
-    for width in sorted(widths) or [8]:
+    for width in sorted(widths) or [_declared_width(trial)]:
         batch, high, wide = [size for size in (3, 4, 5, 6) if size != width][:3]
         yield (batch, high, width)  # [N, L, C]
         yield (batch, width, high, wide)  # [N, C, H, W]

@@ -10,7 +10,8 @@ from efftrain.peft import add_affine, apply, find_norms, select, thaw_norms
 
 
 def test_thawing_keeps_outputs_and_state_dict_keys_and_lets_the_norms_train(images) -> None:
-    ops = pytest.importorskip("torchvision").ops
+    from torchvision import ops
+
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 1), ops.FrozenBatchNorm2d(4), nn.Conv2d(4, 2, 1))
     model[1].weight.uniform_(0.5, 1.5)
@@ -113,3 +114,22 @@ def test_only_some_norms_may_be_chosen() -> None:
 def test_a_model_that_needs_none_is_an_error(convnet) -> None:
     with pytest.raises(ConfigError, match="has a scale or a bias already"):
         add_affine(convnet())
+
+
+def test_olmos_layer_norm_has_no_parameters_until_it_is_given_some():
+    from transformers import OlmoConfig, OlmoForCausalLM
+
+    config = OlmoConfig(
+        hidden_size=24, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, vocab_size=50, eos_token_id=1, pad_token_id=0,
+    )  # fmt: skip
+    model = OlmoForCausalLM(config).eval()
+    tokens = torch.arange(10).view(1, 10)
+    before = model(tokens).logits
+    sites = find_norms(model)
+    assert [(site.kind, site.channels, site.affine) for site in sites] == [
+        ("OlmoLayerNorm", 24, False)
+    ] * (2 * 2 + 1)
+    assert len(add_affine(model).added) == 5
+    assert torch.equal(model(tokens).logits, before)
+    assert select(model, "norm").trainable == 5 * 2 * 24

@@ -3,6 +3,7 @@
 The judge there reads the code of each class; efftrain runs it. They share no code.
 """
 
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -36,7 +37,7 @@ def judge() -> ModuleType:
     ],
 )  # fmt: skip
 def test_every_norm_parameter_of_timm_is_found_and_no_other(judge: ModuleType, name: str) -> None:
-    timm = pytest.importorskip("timm")
+    timm = importlib.import_module("timm")
     with torch.device("meta"):
         row = judge.judge("timm", name, name, timm.create_model(name))
     assert (row.missed, row.extra, row.unknown) == ((), (), ())

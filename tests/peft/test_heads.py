@@ -1,5 +1,6 @@
 """The head is found by what the model declares or does, on every library's models."""
 
+import importlib
 from types import SimpleNamespace
 
 import pytest
@@ -25,7 +26,7 @@ from efftrain.peft import find_head, find_heads
     ],
 )
 def test_torchvision(name: str, head: str) -> None:
-    models = pytest.importorskip("torchvision").models
+    models = importlib.import_module("torchvision").models
     with torch.device("meta"):
         assert find_head(getattr(models, name)()) == head
 
@@ -42,13 +43,13 @@ def test_torchvision(name: str, head: str) -> None:
     ],
 )
 def test_timm(name: str, heads: tuple[str, ...]) -> None:
-    timm = pytest.importorskip("timm")
+    timm = importlib.import_module("timm")
     with torch.device("meta"):
         assert find_heads(timm.create_model(name)) == heads
 
 
 def test_a_timm_model_built_without_a_head_has_none() -> None:
-    timm = pytest.importorskip("timm")
+    timm = importlib.import_module("timm")
     with torch.device("meta"):
         model = timm.create_model("resnet18", num_classes=0)
     with pytest.raises(ConfigError, match=r"peft\.head: no head found in ResNet.*for example"):
@@ -71,14 +72,14 @@ def test_a_timm_model_built_without_a_head_has_none() -> None:
     ],
 )
 def test_transformers(config: str, kind: str, head: str) -> None:
-    transformers = pytest.importorskip("transformers")
+    transformers = importlib.import_module("transformers")
     with torch.device("meta"):
         model = getattr(transformers, config + kind)(getattr(transformers, f"{config}Config")())
     assert find_head(model) == head
 
 
 def test_a_bare_backbone_has_no_head_and_the_message_names_candidates() -> None:
-    transformers = pytest.importorskip("transformers")
+    transformers = importlib.import_module("transformers")
     with torch.device("meta"):
         model = transformers.BertModel(transformers.BertConfig(num_hidden_layers=1))
     with pytest.raises(ConfigError, match=r"peft\.head=<path>, for example pooler\.dense"):

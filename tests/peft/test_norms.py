@@ -1,5 +1,6 @@
 """Every norm is found once, with its parameters' names; published counts are met."""
 
+import importlib
 import warnings
 
 import pytest
@@ -53,7 +54,7 @@ def test_torchs_own_types(layer: nn.Module, channels: int, affine: bool) -> None
     [("resnet50", 53_120), ("mobilenet_v2", 34_112), ("vit_b_16", 38_400)],
 )
 def test_norm_parameters_of_published_models(name: str, count: int) -> None:
-    models = pytest.importorskip("torchvision").models
+    models = importlib.import_module("torchvision").models
     with torch.device("meta"):
         model = getattr(models, name)()
     sizes = {name: p.numel() for name, p in model.named_parameters()}
@@ -68,7 +69,7 @@ def test_norm_parameters_of_published_models(name: str, count: int) -> None:
     [("ResNet", 53_120), ("ViT", 38_400)],
 )
 def test_norm_parameters_of_the_same_models_in_transformers(config: str, count: int) -> None:
-    transformers = pytest.importorskip("transformers")
+    transformers = importlib.import_module("transformers")
     with torch.device("meta"):
         model = getattr(transformers, f"{config}ForImageClassification")(
             getattr(transformers, f"{config}Config")()
@@ -88,7 +89,7 @@ def test_norm_parameters_of_the_same_models_in_transformers(config: str, count: 
     ],
 )
 def test_transformers_own_classes(config: str, options: dict, kind: str, offset: bool) -> None:
-    transformers = pytest.importorskip("transformers")
+    transformers = importlib.import_module("transformers")
     with torch.device("meta"):
         model = getattr(transformers, f"{config}Model")(
             getattr(transformers, f"{config}Config")(**options)
@@ -100,7 +101,7 @@ def test_transformers_own_classes(config: str, options: dict, kind: str, offset:
 
 
 def test_timms_fused_and_own_layers() -> None:
-    layers = pytest.importorskip("timm").layers
+    layers = importlib.import_module("timm").layers
     kinds = {
         "BatchNormAct2d": layers.BatchNormAct2d(8),
         "GroupNormAct": layers.GroupNormAct(8, group_size=4),
@@ -123,13 +124,13 @@ def test_timms_fused_and_own_layers() -> None:
 
 def test_a_norm_of_its_class_that_is_switched_off_still_counts() -> None:
     # without its activation, timm's EvoNorm S0 is a mere affine layer: alone it could not be told
-    evo = pytest.importorskip("timm").layers.EvoNorm2dS0
+    evo = importlib.import_module("timm").layers.EvoNorm2dS0
     model = nn.ModuleDict({"on": evo(8, group_size=4), "off": evo(8, apply_act=False)})
     assert [site.path for site in find_norms(model)] == ["on", "off"]
 
 
 def test_what_only_resembles_a_norm_is_left_out() -> None:
-    layers = pytest.importorskip("timm").layers
+    layers = importlib.import_module("timm").layers
     model = nn.ModuleDict(
         {"a": layers.LayerScale(8), "b": nn.PReLU(8), "c": nn.Conv2d(1, 8, 1), "d": nn.Linear(1, 8)}
     )
@@ -159,7 +160,7 @@ def test_a_frozen_batch_norm_is_a_norm_whose_scale_is_a_buffer() -> None:
 
 def test_timm_freeze_is_seen() -> None:
     # the trap: timm.freeze turns scale and bias into buffers, and nothing is left to train
-    timm = pytest.importorskip("timm")
+    timm = importlib.import_module("timm")
     model = timm.create_model("test_resnet", pretrained=False)
     before = find_norms(model)
     timm.utils.freeze(model)

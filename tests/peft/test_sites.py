@@ -1,5 +1,7 @@
 """Sites follow from the order of the calls, not from names: checked on blocks whose order is known."""
 
+import importlib
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from efftrain.peft import find_sites, select
 
 
 def build(config: str, kind: str = "Model", **options):
-    transformers = pytest.importorskip("transformers")
+    transformers = importlib.import_module("transformers")
     small = {
         "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32,
         "num_hidden_layers": 2, "vocab_size": 20, **options,
@@ -69,7 +71,7 @@ def test_the_same_name_stands_elsewhere_with_another_option(first: bool, expecte
 
 
 def test_without_a_forward_only_the_structure_is_told() -> None:
-    models = pytest.importorskip("torchvision").models
+    models = importlib.import_module("torchvision").models
     with torch.device("meta"):
         found = find_sites(models.resnet18())
     assert found["bn1"] == ("stem",)

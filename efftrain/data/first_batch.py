@@ -15,6 +15,7 @@ REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
 """What models raise on inputs of another shape, size or kind."""
 
 _NOT_THE_DATA = (torch.OutOfMemoryError, NotImplementedError, EfftrainError)
+"""What has another cause: no memory, an operator that the device lacks, an error that is explained."""
 
 
 def explain_refusal(model: nn.Module, inputs: Any, error: Exception) -> Exception:

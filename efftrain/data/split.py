@@ -39,7 +39,7 @@ class SplitData(pl.LightningDataModule):
 
     def read(self) -> Sets:
         """The training and the held-out set."""
-        raise NotImplementedError
+        raise NotImplementedError  # each data set has its own
 
     def collate_with(self, training: bool) -> Collate:
         """What makes a batch of samples; workers get a copy of it, so it holds no trainer.
@@ -47,7 +47,7 @@ class SplitData(pl.LightningDataModule):
         Args:
             training: For the training set; else for the held-out one.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # each data set has its own
 
     def setup(self, stage: str = "fit") -> None:
         """Read; a second call does nothing."""
@@ -77,7 +77,7 @@ class SplitData(pl.LightningDataModule):
 class Loader(DataLoader[Any]):
     """Raises what a worker process found in a file: its own exception would be a page long."""
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch declares its own iterator
         """Batches; a data set may put a `DataError` in the place of one."""
         return map(_raise_error, super().__iter__())  # which draws its seed now, as always
 

@@ -80,4 +80,5 @@ def make_trainer(
 def plain(config: DictConfig) -> dict[str, object]:
     """The config with everything resolved, as plain values."""
     values = OmegaConf.to_container(config, resolve=True)
-    return {str(key): value for key, value in dict(values).items()}  # type: ignore[arg-type]
+    assert isinstance(values, dict), "a DictConfig becomes a dict"
+    return {str(key): value for key, value in values.items()}

@@ -113,7 +113,7 @@ def merge_lora(model: nn.Module) -> tuple[str, ...]:
     for path, layer in layers.items():
         try:
             layer.merge(safe_merge=True)
-        except (NotImplementedError, ValueError) as error:
+        except (NotImplementedError, ValueError) as error:  # peft raises either
             raise ConfigError(
                 f"peft.method=lora: the adapter of {path} cannot be merged: {error}"
             ) from error

@@ -44,7 +44,7 @@ def replace_head(model: nn.Module, num_classes: int) -> str | None:
     holder = model.get_submodule(parent)
     setattr(holder, name, new.to(old.weight))
     if hasattr(model, "num_classes"):
-        model.num_classes = num_classes  # type: ignore[assignment]
+        setattr(model, "num_classes", num_classes)  # noqa: B010  # no declared attribute of a Module
     return path
 
 

@@ -192,7 +192,7 @@ def code_of(module: nn.Module) -> str:
 def source(function: object) -> str:
     """The text of a function without its documentation; empty where there is none."""
     try:
-        text = inspect.getsource(inspect.unwrap(function))  # type: ignore[arg-type]
+        text = inspect.getsource(inspect.unwrap(function))  # type: ignore[arg-type]  # any object may come
     except (TypeError, OSError):
         return ""
     return re.sub(r'"""[\s\S]*?"""', "", text.partition("):")[2] or text)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from efftrain.graph.trace import Graph
 from efftrain.profiling.activations import Activations
 from efftrain.profiling.step_count import StepCount
+
+Bound = Literal["compute", "memory"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Layer:
         flops: 2 x MACs and all other floating point operations.
         activations: Elements that it adds to the total.
         bytes_moved: Of the tensors that its operations read and write; nothing is cached.
+        bound: What limits it on a machine: "compute" or "memory"; None where no machine was given.
+        predicted_ms: How long it takes there at least; None where no machine was given.
     """
 
     path: str
@@ -36,6 +40,8 @@ class Layer:
     flops: int
     activations: int
     bytes_moved: int
+    bound: Bound | None = None
+    predicted_ms: float | None = None
 
     @property
     def intensity(self) -> float | None:
@@ -57,6 +63,10 @@ class Layer:
         }
         if self.intensity is not None:
             found["intensity"] = self.intensity
+        if self.bound is not None:
+            found["bound"] = self.bound
+        if self.predicted_ms is not None:
+            found["predicted_ms"] = self.predicted_ms
         return found
 
 

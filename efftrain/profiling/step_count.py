@@ -15,12 +15,13 @@ PHASES: tuple[Phase, ...] = get_args(Phase)
 
 @dataclass(frozen=True)
 class Entry:
-    """Calls of one operator by one module in one phase.
+    """Calls of one operator by one module in one phase, in one precision.
 
     Attributes:
         path: Innermost module; "" is the model itself, or code outside any module (the loss).
         operator: Such as `convolution`.
         phase: Part of the step. A call that makes both gradients of a layer stands in two entries.
+        dtype: What it computes with: "float32"; "" for a call without tensors.
         calls: How often.
         macs: Multiply-accumulates.
         flops: 2 x MACs + elementwise, of calls on floating point numbers.
@@ -33,6 +34,7 @@ class Entry:
     path: str
     operator: str
     phase: Phase
+    dtype: str
     calls: int
     macs: int
     flops: int
@@ -46,7 +48,7 @@ class StepCount:
     """Everything that a step computes.
 
     Attributes:
-        entries: One for each module, operator and phase.
+        entries: One for each module, operator, phase and precision.
         uncounted: Operators without a formula, and the elements that they produced.
         counted_elements: Elements that operators with a formula produced.
         values: Whether the run needed values; otherwise shapes were enough.
@@ -128,20 +130,21 @@ class Tally:
 
     def __init__(self) -> None:
         """Start at nothing."""
-        self._sums: dict[tuple[str, str, Phase], list[int]] = {}
+        self._sums: dict[tuple[str, str, Phase, str], list[int]] = {}
 
     def add(
         self,
         path: str,
         operator: str,
         phase: Phase,
+        dtype: str,
         macs: int,
         other: int,
         floats: bool,
         moved: int,
     ) -> None:
         """Add one call."""
-        sums = self._sums.setdefault((path, operator, phase), [0] * 6)
+        sums = self._sums.setdefault((path, operator, phase, dtype), [0] * 6)
         operations = FLOPS_PER_MAC * macs + other
         sums[0] += 1
         sums[1] += macs

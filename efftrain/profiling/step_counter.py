@@ -154,7 +154,7 @@ class StepCounter:
         tensors = [*call.inputs, *call.outputs]
         floats = any(t.is_floating_point() or t.is_complex() for t in tensors) or not tensors
         moved = 0 if again else sum(t.numel() * t.element_size() for t in tensors)
-        self._tally.add(path, operator, phase, macs, other, floats, moved)
+        self._tally.add(path, operator, phase, _dtype(tensors), macs, other, floats, moved)
 
 
 def _cost(call: Call) -> tuple[int, int | tuple[int, int] | None]:
@@ -163,6 +163,13 @@ def _cost(call: Call) -> tuple[int, int | tuple[int, int] | None]:
     if formula is not None:
         return formula(call), 0
     return 0, elementwise_operations(call)
+
+
+def _dtype(tensors: list[Tensor]) -> str:
+    """Of the first tensor that holds no integers, the inputs first; else of the first."""
+    floating = (t for t in tensors if t.is_floating_point() or t.is_complex())
+    first = next(floating, tensors[0] if tensors else None)
+    return "" if first is None else str(first.dtype).removeprefix("torch.")
 
 
 def _bias_gradient(call: Call) -> int:

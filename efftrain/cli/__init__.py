@@ -16,6 +16,7 @@ VERBS = {
     "train": "fine-tune a model and write what changed, what it cost and how good it is",
     "eval": "evaluate a finished run again: efftrain eval run=<run folder>",
     "export": "write a finished run as a model: efftrain export run=<run folder> to=merged|folded|peft",
+    "profile": "what a training step would cost, before it runs: efftrain profile model=… peft=norm",
     "configs": "list the configs that can be named, or check every one: efftrain configs ls|check",
 }
 

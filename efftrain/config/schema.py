@@ -64,7 +64,7 @@ class PeftConfig:
 
 @dataclass
 class TrainConfig:
-    """`conf/train.yaml`."""
+    """`conf/job.yaml` and `conf/train.yaml`."""
 
     seed: int
     run_dir: str
@@ -77,6 +77,27 @@ class TrainConfig:
     optim: Built = field(metadata=given("params"))
     scheduler: Built | None = field(metadata=given("optimizer", "total_steps"))
     trainer: Built = field(metadata=given("callbacks", "logger"))
+
+
+@dataclass
+class ProfileConfig(TrainConfig):
+    """`conf/profile.yaml`: the job that would run, and what is asked of it."""
+
+    input_size: list[int] | None
+    seq_len: int
+    batch_size: int
+    num_classes: int | None
+    loss: Literal["task", "sum"]
+    device: Literal["cpu", "meta"]
+    fit: str | None
+    fit_methods: list[str]
+    measure: bool
+    ceilings: bool
+    second_opinion: bool
+    format: Literal["table", "json", "csv", "html", "md"]
+    depth: int | None
+    sort: Literal["params", "macs", "activations", "saved", "bytes", "predicted_ms"] | None
+    figures: bool
 
 
 @dataclass
@@ -121,6 +142,10 @@ MAX_SEED = 2**32 - 1
 
 RANGES: dict[str, Range] = {
     "seed": Range(0, MAX_SEED),
+    "batch_size": Range(1),
+    "seq_len": Range(1),
+    "depth": Range(1),
+    "num_classes": Range(1),
     "data.batch_size": Range(1),
     "data.num_workers": Range(0),
     "data.channels": Range(1),

@@ -13,7 +13,7 @@ from torch import nn
 from efftrain.config.build import build
 from efftrain.data.adapt import adapt
 from efftrain.errors import ConfigError, MachineError
-from efftrain.jobs.selection import choose
+from efftrain.jobs.selection import choose, forward_on
 from efftrain.peft import Selection
 from efftrain.task import Task
 
@@ -44,18 +44,21 @@ def assemble(config: DictConfig) -> Parts:
     model = build(config.model, "model")
     data = build(config.data, "data")
     adapt(data, model)
-    selection = choose(model, config.peft, data)
-    scheduler = build(config.scheduler, "scheduler") if config.get("scheduler") else None
-    task = build(
+    selection = choose(model, config.peft, forward_on(data))
+    return Parts(model, selection, data, make_task(config, model, selection))
+
+
+def make_task(config: DictConfig, model: nn.Module, selection: Selection) -> Task:
+    """Build what ties a model to its loss, its metrics and its optimizer."""
+    return build(
         config.task,
         "task",
         model=model,
         selection=selection,
         optimizer=build(config.optim, "optim"),
-        scheduler=scheduler,
+        scheduler=build(config.scheduler, "scheduler") if config.get("scheduler") else None,
         rates={"norm": config.peft.norm_lr, "head": config.peft.head_lr},
     )
-    return Parts(model, selection, data, task)
 
 
 def make_trainer(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import lightning.pytorch as pl
 from omegaconf import DictConfig
@@ -15,13 +15,13 @@ from efftrain.peft.sites import WATCHED
 from efftrain.task import split_batch
 
 
-def choose(model: nn.Module, peft: DictConfig, data: pl.LightningDataModule) -> Selection:
+def choose(model: nn.Module, peft: DictConfig, run: Callable[[nn.Module], object]) -> Selection:
     """Give the model the parameters that the method needs, and let what it selects train.
 
     Args:
         model: Changed in place.
         peft: Checked against `PeftConfig`.
-        data: Gives one batch where a site shows only in a forward.
+        run: Calls a model once, where a site shows only in a forward.
 
     Raises:
         ConfigError: As `select` and `apply`.
@@ -48,13 +48,15 @@ def choose(model: nn.Module, peft: DictConfig, data: pl.LightningDataModule) -> 
         sites=tuple(peft.sites),
         last_k=peft.last_k,
         blocks=peft.blocks,
-        run=_one_forward(data) if watched else None,
+        run=run if watched else None,
     )
     apply(model, selection, bn_stats=peft.bn_stats)
     return selection
 
 
-def _one_forward(data: pl.LightningDataModule) -> Any:
+def forward_on(data: pl.LightningDataModule) -> Callable[[nn.Module], object]:
+    """A call of a model with one held-out batch."""
+
     def run(model: nn.Module) -> object:
         data.setup("fit")
         inputs, _ = split_batch(next(iter(data.val_dataloader())))

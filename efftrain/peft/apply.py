@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from efftrain.errors import ConfigError
-from efftrain.peft.bn_stats import POLICIES, set_bn_stats
+from efftrain.peft.bn_stats import POLICIES, STILL, set_bn_stats
 from efftrain.peft.model_state import running_statistics
 from efftrain.peft.patterns import did_you_mean
 from efftrain.peft.precision import hold_float32
@@ -57,7 +57,7 @@ def apply(
             parameter.requires_grad_(False)
             parameter.grad = None
     if float32_norms:
-        moving = running_statistics(model) if bn_stats in ("update", "recalibrate") else ()
+        moving = () if bn_stats in STILL else running_statistics(model)
         hold_float32(model, [*selection.groups.get("norm", ()), *moving])
     record.selection, record.bn_stats = selection, bn_stats
 

@@ -26,6 +26,9 @@ from efftrain.peft.tree import own_buffers, walk
 
 POLICIES = ("running", "batch", "update", "recalibrate")
 
+STILL = ("running", "batch")
+"""Policies under which the stored statistics never move."""
+
 
 class HeldMode:
     """Stands in for the `train` method of one layer, so that the policy survives `.train()`.

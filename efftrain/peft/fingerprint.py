@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-_PART_DIGITS = 16
+PART_DIGITS = 16
 _BLOCK_BYTES = 1 << 24
 
 
@@ -43,7 +43,7 @@ def digest_by_part(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     parts: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         parts.setdefault(name.split(".")[0], {})[name] = tensor
-    return {part: digest(inside)[:_PART_DIGITS] for part, inside in sorted(parts.items())}
+    return {part: digest(inside)[:PART_DIGITS] for part, inside in sorted(parts.items())}
 
 
 def digest_of_parts(parts: Mapping[str, str]) -> str:

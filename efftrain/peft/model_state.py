@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor, nn
 
-from efftrain.peft.bn_stats import find_tracking
+from efftrain.peft.bn_stats import STILL, find_tracking
 from efftrain.peft.norm_rule import holds_only_vectors
 from efftrain.peft.precision import LOW
 from efftrain.peft.record import record_of
@@ -37,9 +37,9 @@ def frozen_of(model: nn.Module, keys: Collection[str]) -> dict[str, Tensor]:
 
 
 def running_statistics(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of all running statistics, on the CPU, by state-dict key."""
+    """Copies of all running statistics, on the CPU, by state-dict key; without values on meta."""
     return {
-        join(path, name): buffer.detach().cpu().clone()
+        join(path, name): buffer.detach().to("meta" if buffer.is_meta else "cpu").clone()
         for path, layer in find_tracking(model)
         for name, buffer in own_buffers(layer, persistent=True).items()
     }
@@ -49,7 +49,7 @@ def moved_statistics(model: nn.Module) -> set[str]:
     """Keys of the running statistics that belong into the delta."""
     record = record_of(model)
     now = running_statistics(model)
-    if record.bn_stats not in ("running", "batch"):
+    if record.bn_stats not in STILL:
         return set(now)  # they follow the data, or nobody said that they do not
     return {
         name

@@ -28,7 +28,9 @@ def test_no_yaml_is_out_of_reach():
     primaries = set(conf_dir().glob("*.yaml"))
     hydras_own = set(conf_dir().glob("hydra/*/*.yaml"))
     assert set(conf_dir().rglob("*.yaml")) == reachable | primaries | hydras_own
-    assert {path.name for path in primaries} == {"train.yaml", "eval.yaml", "export.yaml"}
+    assert {path.name for path in primaries} == {
+        "job.yaml", "train.yaml", "eval.yaml", "export.yaml", "profile.yaml"
+    }  # fmt: skip
 
 
 def test_the_listing_shows_every_option(command):

@@ -91,4 +91,6 @@ def test_every_range_is_of_a_key_that_some_config_has():
     for overrides in ([], ["optim=sgd"], *([f"data={name}"] for name in TOKEN_DATA)):
         config = compose("train", overrides, [conf_dir()]).config
         keys |= {key for key in RANGES if OmegaConf.select(config, key, default="?") != "?"}
+    profile = compose("profile", [], [conf_dir()]).config
+    keys |= {key for key in RANGES if OmegaConf.select(profile, key, default="?") != "?"}
     assert keys | {"trainer.max_steps"} == set(RANGES)

@@ -23,6 +23,7 @@ class Layer:
         input_shape: Of the first activation that it reads.
         output_shape: Of the last tensor that it makes.
         params: Elements of its own parameters.
+        trainable: Of these, those that train.
         macs: Multiply-accumulates.
         flops: 2 x MACs and all other floating point operations.
         activations: Elements that it adds to the total.
@@ -36,6 +37,7 @@ class Layer:
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
     params: int
+    trainable: int
     macs: int
     flops: int
     activations: int
@@ -56,6 +58,7 @@ class Layer:
             "input_shape": list(self.input_shape),
             "output_shape": list(self.output_shape),
             "params": self.params,
+            "trainable": self.trainable,
             "macs": self.macs,
             "flops": self.flops,
             "activations": self.activations,
@@ -71,7 +74,10 @@ class Layer:
 
 
 def find_layers(
-    graph: Graph, count: StepCount, activations: Activations, parameters: dict[str, int]
+    graph: Graph,
+    count: StepCount,
+    activations: Activations,
+    parameters: dict[str, tuple[int, int]],
 ) -> tuple[Layer, ...]:
     """Put together what was found out about each module.
 
@@ -79,7 +85,7 @@ def find_layers(
         graph: Of one inference pass.
         count: Of the same pass.
         activations: Of the same pass.
-        parameters: Elements of each module's own parameters, by path.
+        parameters: Elements of each module's own parameters and of those that train, by path.
 
     Returns:
         The modules that run operations of their own, in the order in which they first do.
@@ -101,7 +107,8 @@ def find_layers(
             type=graph.types[path],
             input_shape=first[path],
             output_shape=last[path],
-            params=parameters.get(path, 0),
+            params=parameters.get(path, (0, 0))[0],
+            trainable=parameters.get(path, (0, 0))[1],
             macs=sums[path][0],
             flops=sums[path][1],
             activations=activations.by_module.get(path, 0),

@@ -5,90 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import torch
 from torch import nn
 
 from efftrain.graph.rehearsal import Rehearsal, batch_size, rehearse
 from efftrain.graph.trace import Graph, trace_rehearsal
 from efftrain.profiling.activations import Activations, activations_of
+from efftrain.profiling.diff import ProfileDiff, diff_profiles
 from efftrain.profiling.layers import Layer, find_layers
 from efftrain.profiling.loss import LossFunction
 from efftrain.profiling.params import ParameterTotals, Sizes, count_parameters, size_of
 from efftrain.profiling.receptive_field import ReceptiveField, receptive_field_of
-from efftrain.profiling.saved import Saved
+from efftrain.profiling.roofline import Ceilings, Roofline, predict
 from efftrain.profiling.second_opinion import SecondOpinion, ask_fvcore
-from efftrain.profiling.step import OptimizerFactory, StepPeak, run_step
+from efftrain.profiling.step import OptimizerFactory, run_step
 from efftrain.profiling.step_count import StepCount
 from efftrain.profiling.step_counter import StepCounter
+from efftrain.profiling.totals import Flops, Macs, Memory
 
 SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class Macs:
-    """Multiply-accumulates.
-
-    Attributes:
-        forward: Of inference of one sample.
-        step: Of a training step on the batch, everything that it runs.
-        by_phase: Of that step.
-    """
-
-    forward: int
-    step: int
-    by_phase: dict[str, int]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The counts under their JSON keys."""
-        return {"forward": self.forward, "step": self.step, "by_phase": dict(self.by_phase)}
-
-
-@dataclass(frozen=True)
-class Flops:
-    """Floating point operations of a training step on the batch.
-
-    Attributes:
-        forward: Forward and loss.
-        backward: Both kinds of gradients, without what is computed again for them.
-        recompute: What backward computes again: checkpoints, attention's scores.
-        optimizer: The update; None where no optimizer was given.
-        step: All of it.
-        elementwise: The part of it that is no multiply-accumulate.
-    """
-
-    forward: int
-    backward: int
-    recompute: int
-    optimizer: int | None
-    step: int
-    elementwise: int
-
-    def to_dict(self) -> dict[str, int]:
-        """The counts under their JSON keys; the optimizer's left out where there is none."""
-        found = {
-            "forward": self.forward,
-            "backward": self.backward,
-            "recompute": self.recompute,
-            "step": self.step,
-            "elementwise": self.elementwise,
-        }
-        return found if self.optimizer is None else {**found, "optimizer": self.optimizer}
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Memory of a training step on the batch.
-
-    Attributes:
-        saved: What autograd keeps from forward until backward.
-        peak: What is held at most; without an optimizer, without its state.
-    """
-
-    saved: Saved
-    peak: StepPeak
-
-    def to_dict(self) -> dict[str, Any]:
-        """The bytes under their JSON keys."""
-        return {**self.saved.to_dict(), **self.peak.to_dict()}
 
 
 @dataclass(frozen=True)
@@ -104,9 +39,12 @@ class Profile:
         memory: Of a training step.
         receptive_field: Of the last spatial feature map.
         layers: Modules that compute something themselves.
+        types: Class of every module, by path.
         inference: The count of inference of one sample, by module and operator.
         training: The count of the step, by module, operator and phase.
         batch_size: Samples of the step.
+        latency: Predicted time of inference of one sample; None where no machine was given.
+        step_latency: Predicted time of the step; None where no machine was given.
         second_opinion: fvcore's figures; None where they were not asked for or do not exist.
     """
 
@@ -118,9 +56,12 @@ class Profile:
     memory: Memory
     receptive_field: ReceptiveField
     layers: tuple[Layer, ...]
+    types: dict[str, str]
     inference: StepCount
     training: StepCount
     batch_size: int
+    latency: Roofline | None = None
+    step_latency: Roofline | None = None
     second_opinion: SecondOpinion | None = None
 
     @property
@@ -149,9 +90,56 @@ class Profile:
             found["arithmetic_intensity"] = self.intensity
         if self.receptive_field.status != "unavailable":
             found["receptive_field"] = self.receptive_field.to_dict()
+        if self.latency is not None and self.step_latency is not None:
+            times = {
+                "predicted_ms": self.latency.predicted_ms,
+                "step_predicted_ms": self.step_latency.predicted_ms,
+            }
+            found["latency"] = {name: ms for name, ms in times.items() if ms is not None}
+            found["roofline"] = {
+                "ceilings": self.latency.ceilings.to_dict(),
+                "without_ceiling": dict(self.latency.without_ceiling),
+                "unknown": list(self.latency.unknown),
+            }
         if self.second_opinion is not None:
             found["second_opinion"] = {"fvcore": self.second_opinion.to_dict()}
         return found
+
+    def on(self, ceilings: Ceilings) -> Profile:
+        """The same profile with the times that a machine of these ceilings needs.
+
+        Args:
+            ceilings: Such as `efftrain.measure.ceilings.load_or_measure()` gives.
+        """
+        latency = predict(self.inference, ceilings)
+        layers = (
+            replace(layer, bound=time.bound, predicted_ms=time.predicted_ms)
+            if (time := latency.layers.get(layer.path)) is not None
+            else replace(layer, bound=None, predicted_ms=None)
+            for layer in self.layers
+        )
+        return replace(
+            self,
+            latency=latency,
+            step_latency=predict(self.training, ceilings),
+            layers=tuple(layers),
+        )
+
+    def diff(
+        self, other: Profile, measured_step_ms: tuple[float, float] | None = None
+    ) -> ProfileDiff:
+        """What another model, another choice of what trains or another way to run it changes.
+
+        Args:
+            other: The profile after the change. Both have predicted times where both went through
+                `on` with the same ceilings.
+            measured_step_ms: Measured time of a step before and after, to stand beside the
+                predicted one.
+
+        Returns:
+            Totals, layers and the reasons.
+        """
+        return diff_profiles(self, other, measured_step_ms)
 
 
 def profile(
@@ -160,6 +148,8 @@ def profile(
     loss_fn: LossFunction | None = None,
     *,
     optimizer: OptimizerFactory | None = None,
+    autocast: torch.dtype | None = None,
+    ceilings: Ceilings | None = None,
     second_opinion: bool = False,
 ) -> Profile:
     """Predict what a model costs. It is not changed, and runs on shapes alone where it can.
@@ -174,6 +164,9 @@ def profile(
             of its floating point tensors.
         optimizer: Makes an optimizer from the trainable parameters, such as `torch.optim.AdamW`;
             without, its operations and state are left out.
+        autocast: Low precision of the step, as `torch.autocast` and Lightning's "bf16-mixed" have
+            it; None for that of the parameters. Inference is counted in theirs.
+        ceilings: Of the machine whose times are to be predicted.
         second_opinion: Whether to let fvcore count as well; it runs the model, so it needs weights.
 
     Returns:
@@ -186,7 +179,7 @@ def profile(
     def run(rehearsal: Rehearsal) -> Profile:
         counter = StepCounter(rehearsal)
         graph = trace_rehearsal(rehearsal, counter.on_call)
-        step = run_step(rehearsal, loss_fn, optimizer=optimizer, memory=True)
+        step = run_step(rehearsal, loss_fn, optimizer=optimizer, memory=True, autocast=autocast)
         if step.saved is None or step.peak is None:
             raise TypeError("a step that is run with memory=True shows its memory")
         memory = Memory(step.saved, step.peak)
@@ -196,6 +189,8 @@ def profile(
     found = rehearse(run, model, batch)
     found = replace(found, params=count_parameters(model), batch_size=batch_size(batch))
     found = replace(found, size=size_of(found.params))
+    if ceilings is not None:
+        found = found.on(ceilings)
     return replace(found, second_opinion=ask_fvcore(model, batch)) if second_opinion else found
 
 
@@ -225,19 +220,24 @@ def _assemble(
         memory=memory,
         receptive_field=receptive_field_of(graph),
         layers=find_layers(graph, inference, activations, _own_parameters(rehearsal.model)),
+        types=graph.types,
         inference=inference,
         training=training,
         batch_size=1,
     )
 
 
-def _own_parameters(model: nn.Module) -> dict[str, int]:
-    """Elements of each module's own parameters; a tied one belongs to the first that has it."""
+def _own_parameters(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Elements of each module's own parameters, and of those that train.
+
+    A tied one belongs to the first that has it.
+    """
     seen: set[int] = set()
-    own: dict[str, int] = {}
+    own: dict[str, tuple[int, int]] = {}
     modules: list[tuple[str, nn.Module]] = list(cast(Any, model).named_modules())
     for path, module in modules:
         parameters = [p for p in module.parameters(recurse=False) if id(p) not in seen]
         seen.update(id(p) for p in parameters)
-        own[path] = sum(p.numel() for p in parameters)
+        trained = sum(p.numel() for p in parameters if p.requires_grad)
+        own[path] = sum(p.numel() for p in parameters), trained
     return own

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -55,6 +55,11 @@ class StepPeak:
         }
 
 
+def _autocast(dtype: torch.dtype | None) -> AbstractContextManager[object]:
+    """As Lightning's mixed precision has it; a rehearsal runs on the CPU, also for a GPU."""
+    return nullcontext() if dtype is None else torch.autocast("cpu", dtype)
+
+
 @dataclass(frozen=True)
 class Step:
     """What a step showed.
@@ -76,6 +81,7 @@ def run_step(
     *,
     optimizer: OptimizerFactory | None = None,
     memory: bool = False,
+    autocast: torch.dtype | None = None,
 ) -> Step:
     """Run forward, loss, backward and, where one is given, the optimizer.
 
@@ -84,6 +90,7 @@ def run_step(
         loss_fn: From the model's output to a scalar; see `loss_of`.
         optimizer: Makes an optimizer from the trainable parameters.
         memory: Whether to follow what is kept and held, too.
+        autocast: Low precision of forward and loss; None for that of the parameters.
 
     Returns:
         What the step showed.
@@ -102,7 +109,7 @@ def run_step(
 
     state_bytes = 0
     with torch.enable_grad(), Observer(listen):
-        with recorder.hooks() if memory else nullcontext():
+        with recorder.hooks() if memory else nullcontext(), _autocast(autocast):
             loss = loss_of(rehearsal.forward(), loss_fn)
         saved = recorder.result() if memory else None
         if loss is not None and loss.requires_grad:

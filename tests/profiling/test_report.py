@@ -64,7 +64,7 @@ def test_layers_hold_what_each_module_does_itself() -> None:
     conv, norm, *_, linear = profile(network(), torch.zeros(4, 3, 8, 8)).layers
     assert conv.to_dict() == {
         "path": "0", "type": "Conv2d", "input_shape": [1, 3, 8, 8], "output_shape": [1, 8, 4, 4],
-        "params": 224, "macs": 3456, "flops": 6912, "activations": 128,
+        "params": 224, "trainable": 224, "macs": 3456, "flops": 6912, "activations": 128,
         "bytes": 4 * (192 + 216 + 8 + 128), "intensity": 6912 / 2176,
     }  # fmt: skip
     assert (norm.activations, norm.macs, norm.flops) == (0, 0, 2 * 128)  # fused; scale and shift

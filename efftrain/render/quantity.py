@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 from efftrain.units import GIB, KIB, MIB
 
 SECONDS_PER_MINUTE = 60
+
+_THOUSANDS = ((10**15, "P"), (10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k"))
 
 
 def bytes_text(count: int) -> str:
@@ -15,9 +19,35 @@ def bytes_text(count: int) -> str:
     return f"{count} B"
 
 
+def count_text(count: float, digits: int = 3) -> str:
+    """A count in powers of 1000, to so many digits: "4.09 G"; exact below 1000."""
+    if abs(count) < 1000:
+        return f"{count:,.0f}"
+    rounded = float(f"{count:.{digits - 1}e}")  # first: 999,999 is 1.00 M, not 1000 k
+    unit, name = next((u, n) for u, n in _THOUSANDS if abs(rounded) >= u)
+    return f"{_significant(rounded / unit, digits)} {name}"
+
+
+def milliseconds_text(value: float) -> str:
+    """Milliseconds to three digits, without the unit: "12.3", "0.0450"."""
+    return _significant(value, 3)
+
+
+def ratio_text(value: float) -> str:
+    """A ratio to three digits: "1.24", "19.2", "402"."""
+    return _significant(value, 3)
+
+
 def duration_text(seconds: float) -> str:
     """Seconds, with minutes above one of them: "41.2 s", "3 min 07 s"."""
     if seconds < SECONDS_PER_MINUTE:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), SECONDS_PER_MINUTE)
     return f"{minutes} min {rest:02d} s"
+
+
+def _significant(value: float, digits: int) -> str:
+    if not value:
+        return "0"
+    rounded = float(f"{value:.{digits - 1}e}")
+    return f"{rounded:,.{max(digits - 1 - math.floor(math.log10(abs(rounded))), 0)}f}"

@@ -1,0 +1,65 @@
+"""A model that is small enough to count by hand, and its profile."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from efftrain.profiling import Profile, profile
+from efftrain.profiling.roofline import Ceilings
+
+SAMPLES = 2
+
+
+class Block(nn.Module):
+    """Per sample: 16 MACs, 16 parameters, activations 4 (product, with its ReLU) + 4 (sum)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin = nn.Linear(4, 4, bias=False)
+        self.act = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.act(self.lin(x))
+
+
+class Small(nn.Module):
+    """stem 12 + 3 x 16 + head 8 = 68 MACs, 16 + 3 x 16 + 10 = 74 parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(3, 4)
+        self.body = nn.ModuleDict({"blocks": nn.Sequential(Block(), Block(), Block())})
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body["blocks"](self.stem(x)))
+
+
+def profile_of(model: nn.Module, *shape: int) -> Profile:
+    return profile(model, torch.zeros(SAMPLES, *shape))
+
+
+@pytest.fixture(scope="session")
+def small() -> Profile:
+    return profile_of(Small(), 3)
+
+
+@pytest.fixture(scope="session")
+def machine() -> Ceilings:
+    return Ceilings("a machine", 2, {"float32": 2e9}, 1e9, "made up")
+
+
+@pytest.fixture(scope="session")
+def timed(small: Profile) -> Profile:
+    """Linear layers take 2 ms and are bound by compute, the others 1 ms and by memory."""
+    layers = (
+        replace(layer, predicted_ms=2.0, bound="compute")
+        if layer.macs
+        else replace(layer, predicted_ms=1.0, bound="memory")
+        for layer in small.layers
+    )
+    return replace(small, layers=tuple(layers))

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from efftrain.measure.device import cpu_name
+
 _PACKAGES = (
     "efftrain", "torch", "lightning", "hydra-core", "torchmetrics", "transformers", "timm",
     "torchvision", "peft", "safetensors", "tensorboard",
@@ -25,7 +27,7 @@ def describe_environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cpu_count": os.cpu_count(),
         "cpu_threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
@@ -41,12 +43,3 @@ def _versions() -> list[tuple[str, str]]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123
-            names = (line.split(":", 1)[1] for line in lines if line.startswith("model name"))
-            return next(names, "").strip() or platform.processor()
-    except OSError:
-        return platform.processor()

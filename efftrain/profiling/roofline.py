@@ -36,6 +36,8 @@ class Ceilings:
         bytes_per_s: Read and written, from and to main memory.
         source: How they were found.
         measured_on: The day, as 2026-11-24; "" where they were not measured.
+        disturbed: Whether other programs had part of the device meanwhile: both figures may then
+            be many times too low.
     """
 
     device: str
@@ -44,6 +46,7 @@ class Ceilings:
     bytes_per_s: float
     source: str
     measured_on: str = ""
+    disturbed: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what no prediction can be made with."""
@@ -73,6 +76,7 @@ class Ceilings:
             "bytes_per_s": self.bytes_per_s,
             "source": self.source,
             "measured_on": self.measured_on,
+            "disturbed": self.disturbed,
         }
         return found if self.threads is None else {**found, "threads": self.threads}
 
@@ -94,6 +98,7 @@ class Ceilings:
                 bytes_per_s=float(given["bytes_per_s"]),
                 source=str(given["source"]),
                 measured_on=str(given.get("measured_on", "")),
+                disturbed=bool(given.get("disturbed", False)),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ConfigError(f"these are no ceilings ({error}): {values!r}") from error

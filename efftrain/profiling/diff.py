@@ -132,7 +132,6 @@ _TOTALS: dict[str, Callable[[Profile], float | None]] = {
     "arithmetic_intensity": lambda p: p.intensity,
     "latency.predicted_ms": lambda p: None if p.latency is None else p.latency.predicted_ms,
     "latency.step_predicted_ms": lambda p: p.step_latency and p.step_latency.predicted_ms,
-    "energy.estimated_mj": lambda p: None if p.energy is None else p.energy.estimated_mj,
 }
 
 

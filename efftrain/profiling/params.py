@@ -49,6 +49,7 @@ class Sizes:
         fp16_bytes: Parameters at 16 bits, float16 or bfloat16.
         int8_bytes: Parameters at 8 bits, without the scales of the channels.
         int4_bytes: Parameters at 4 bits, without the scales of the groups.
+        delta_bytes: The file that one fine-tuned task adds; None where that is not known.
     """
 
     model_bytes: int
@@ -56,10 +57,11 @@ class Sizes:
     fp16_bytes: int
     int8_bytes: int
     int4_bytes: int
+    delta_bytes: int | None = None
 
     def to_dict(self) -> dict[str, int]:
         """The bytes under their JSON keys."""
-        return asdict(self)
+        return {name: size for name, size in asdict(self).items() if size is not None}
 
 
 def size_of(totals: ParameterTotals) -> Sizes:

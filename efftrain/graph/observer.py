@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -27,7 +26,6 @@ class Operator:
     pointwise: bool
 
 
-@dataclass
 class Call:
     """One call of an operator.
 
@@ -36,22 +34,24 @@ class Call:
         args: Positional arguments.
         kwargs: Keyword arguments.
         result: What it returned.
+        inputs: Tensors that it was given, those in lists included.
+        outputs: Tensors that it returned.
     """
 
-    operator: Operator
-    args: Sequence[Any]
-    kwargs: dict[str, Any]
-    result: Any
+    __slots__ = ("args", "inputs", "kwargs", "operator", "outputs", "result")
 
-    @cached_property
-    def inputs(self) -> list[Tensor]:
-        """Tensors that it was given, those in lists included."""
-        return [*tensors_in(self.args), *tensors_in(self.kwargs.values())]
-
-    @cached_property
-    def outputs(self) -> list[Tensor]:
-        """Tensors that it returned."""
-        return list(tensors_in((self.result,)))
+    def __init__(
+        self, operator: Operator, args: Sequence[Any], kwargs: dict[str, Any], result: Any
+    ) -> None:
+        """Find the tensors."""
+        self.operator = operator
+        self.args = args
+        self.kwargs = kwargs
+        self.result = result
+        self.inputs = tensors_in(args)
+        if kwargs:
+            self.inputs += tensors_in(kwargs.values())
+        self.outputs = [result] if isinstance(result, Tensor) else tensors_in((result,))
 
 
 class Observer(TorchDispatchMode):
@@ -63,6 +63,13 @@ class Observer(TorchDispatchMode):
         """Listen from `__enter__` to `__exit__`."""
         cast(Any, super()).__init__()
         self._listener = listener
+        self._shapes: Any = None
+
+    def __enter__(self) -> Observer:
+        """See whether tensors without values are in use, which know results faster than torch."""
+        mode: Any = cast(Any, torch)._C._get_dispatch_mode(_FAKE)
+        self._shapes = mode if hasattr(mode, "result_of") else None
+        return cast(Any, super()).__enter__()
 
     def __torch_dispatch__(
         self,
@@ -73,7 +80,8 @@ class Observer(TorchDispatchMode):
     ) -> Any:
         """Call the operator, then the listener."""
         kwargs = kwargs or {}
-        result = func(*args, **kwargs)
+        shapes = self._shapes
+        result = func(*args, **kwargs) if shapes is None else shapes.result_of(func, args, kwargs)
         if func is not _DEVICE:
             self._listener(Call(describe(func), args, kwargs, result))
         return result
@@ -81,6 +89,7 @@ class Observer(TorchDispatchMode):
 
 # A tensor without values answers `.device` by a call of this: no operation, and half of all calls.
 _DEVICE = torch.ops.prim.device.default
+_FAKE = cast(Any, torch)._C._TorchDispatchModeKey.FAKE
 
 # Activation functions that torch does not tag in each of their forms (2.13).
 _POINTWISE = frozenset(
@@ -113,13 +122,15 @@ def _describe(func: Any) -> Operator:
     )
 
 
-def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
+def tensors_in(values: Iterable[Any]) -> list[Tensor]:
     """Tensors among some values, and in lists and tuples among them."""
+    found: list[Tensor] = []
     for value in values:
         if isinstance(value, Tensor):
-            yield value
+            found.append(value)
         elif isinstance(value, (list, tuple)):
-            yield from tensors_in(cast(Iterable[Any], value))
+            found += tensors_in(cast(Iterable[Any], value))
+    return found
 
 
 def storage_key(tensor: Tensor) -> int:

@@ -10,17 +10,21 @@ from __future__ import annotations
 import contextlib
 import copy
 import sys
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeCopyMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from efftrain.errors import ConfigError
 from efftrain.graph.module_stack import ModuleStack
+from efftrain.graph.observer import storage_key
+from efftrain.graph.shape_rules import Shape
+from efftrain.graph.shapes import ShapeMode
 
 T = TypeVar("T")
 
@@ -129,17 +133,17 @@ def _on_meta(model: nn.Module, args: Any, kwargs: Any) -> bool:
 def _shapes_alone(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Generator[Rehearsal, None, None]:
-    fakes = FakeTensorMode(allow_non_fake_inputs=True)
+    fakes = ShapeMode(allow_non_fake_inputs=True)
+    given = [*model.parameters(), *model.buffers(), *tree_leaves((args, kwargs))]
+    shared = _shared_memory([leaf for leaf in given if isinstance(leaf, Tensor)])
 
     def fake(tensor: Tensor) -> Tensor:
-        if tensor.device.type != "meta":
+        on_meta = tensor.device.type == "meta"
+        if not on_meta and not _stands_alone(tensor, shared):
             return fakes.from_tensor(tensor, static_shapes=True)
-        with fakes:
-            made = torch.empty_strided(
-                tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu"
-            )
-        if isinstance(tensor, nn.Parameter):
-            return nn.Parameter(made, requires_grad=tensor.requires_grad)
+        device = torch.device("cpu") if on_meta else tensor.device
+        made = fakes.empty(Shape(tensor.shape, tensor.stride(), tensor.dtype, device))
+        cast(Any, made)._is_param = isinstance(tensor, nn.Parameter)
         return made.requires_grad_(tensor.requires_grad)
 
     memo: dict[int, Any] = {}
@@ -152,6 +156,22 @@ def _shapes_alone(
         inputs = tree_map_only(Tensor, fake, (args, kwargs))
     with undisturbed(), fakes:
         yield Rehearsal(copied, *inputs, values=False)
+
+
+def _shared_memory(tensors: list[Tensor]) -> set[int]:
+    """Names of the memory that several different tensors look at."""
+    distinct = {id(t): storage_key(t) for t in tensors if t.layout is torch.strided}
+    return {memory for memory, holders in Counter(distinct.values()).items() if holders > 1}
+
+
+def _stands_alone(tensor: Tensor, shared: set[int]) -> bool:
+    """Whether a tensor is an ordinary one, and all that there is in its memory."""
+    if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout is not torch.strided:
+        return False
+    if tensor.is_quantized or not tensor.is_leaf or storage_key(tensor) in shared:
+        return False
+    shape = Shape(tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+    return tensor.untyped_storage().nbytes() == shape.memory_bytes()
 
 
 @contextlib.contextmanager

@@ -51,6 +51,11 @@ _UNKNOWN_TAGS = (
 )
 
 
+def forget_shapes() -> None:
+    """Forget all results, as in a new process."""
+    _recipes.clear()
+
+
 class ShapeMode(FakeTensorMode):
     """Makes tensors that have shapes but no values; an `Observer` gets its results here."""
 

@@ -46,7 +46,7 @@ def what_is_seen(result: Any, given: list[Tensor]) -> list[Any]:
 @pytest.fixture
 def compared(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Operators whose results were made here and compared with torch's."""
-    shapes._recipes.clear()
+    shapes.forget_shapes()
     names: list[str] = []
     ours = ShapeMode.result_of
 

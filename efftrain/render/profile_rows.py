@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from efftrain.profiling.layers import Layer
 from efftrain.profiling.report import Profile
+
+_LISTS = {"Sequential", "ModuleList", "ModuleDict"}  # say less than what they hold
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,7 @@ class Cost:
 
     Attributes:
         params: Elements of their own parameters.
-        trainable: Of these, those that are trained; None where that is not known.
+        trainable: Of these, those that train.
         macs: Multiply-accumulates of inference of one sample.
         flops: Floating point operations of the same.
         activations: Elements of the same.
@@ -28,7 +30,7 @@ class Cost:
     """
 
     params: int = 0
-    trainable: int | None = 0
+    trainable: int = 0
     macs: int = 0
     flops: int = 0
     activations: int = 0
@@ -39,11 +41,10 @@ class Cost:
 
     def __add__(self, other: Cost) -> Cost:
         """Both together."""
-        known = self.trainable is not None and other.trainable is not None
         timed = [t for t in (self.predicted_ms, other.predicted_ms) if t is not None]
         return Cost(
             params=self.params + other.params,
-            trainable=(self.trainable or 0) + (other.trainable or 0) if known else None,
+            trainable=self.trainable + other.trainable,
             macs=self.macs + other.macs,
             flops=self.flops + other.flops,
             activations=self.activations + other.activations,
@@ -71,7 +72,7 @@ class Row:
     Attributes:
         path: Of the (first) module.
         name: What is to be read below its parent: "conv1", "encoder.layers", "0-11".
-        type: Its class; "" where it is not known (it computes nothing itself).
+        type: Its class.
         repeats: How many modules it stands for.
         output_shape: Of the last layer in it; () where it has none.
         own: What it computes itself.
@@ -106,13 +107,7 @@ class Row:
                 yield from child.visible(depth, level + 1)
 
 
-def find_rows(
-    profile: Profile,
-    *,
-    trainable: Mapping[str, int] | None = None,
-    types: Mapping[str, str] | None = None,
-    merge: bool = True,
-) -> Row:
+def find_rows(profile: Profile, *, merge: bool = True) -> Row:
     """Arrange a profile's layers as a tree.
 
     A module that computes nothing itself and holds one row shares that row. What is in no layer
@@ -120,9 +115,6 @@ def find_rows(
 
     Args:
         profile: Of a model.
-        trainable: Trained elements of each module's own parameters, by path. Without it they are
-            known where all parameters are trained, or none.
-        types: Class names by path, for the modules that compute nothing themselves.
         merge: Whether blocks alike that follow one another become one row.
 
     Returns:
@@ -136,16 +128,14 @@ def find_rows(
     for path in saved:  # what only training runs, such as dropout, is no layer of inference
         _node(nodes, path)
     for path, node in nodes.items():
-        node.type = (types or {}).get(path, node.layer.type if node.layer else "")
-        node.cost = _own_cost(profile, node.layer, trainable, saved.get(path, 0))
-    left = Cost(
+        node.type = profile.types.get(path, "")
+        node.cost = _own_cost(node.layer, saved.get(path, 0))
+    nodes[""].cost += Cost(
         params=profile.params.total - sum(layer.params for layer in profile.layers),
+        trainable=profile.params.trainable - sum(layer.trainable for layer in profile.layers),
         activations=profile.activations.total - sum(n.activations for n in profile.layers),
     )
-    root = nodes[""]
-    root.cost = replace(root.cost + left, trainable=root.cost.trainable)
-    row = _row(root, root.type, merge)[0]
-    return replace(row, total=replace(row.total, trainable=profile.params.trainable))
+    return _row(nodes[""], nodes[""].type, merge)[0]
 
 
 def own_saved_bytes(profile: Profile) -> dict[str, int]:
@@ -180,19 +170,16 @@ def _node(nodes: dict[str, _Node], path: str) -> _Node:
     return nodes[path]
 
 
-def _own_cost(
-    profile: Profile, layer: Layer | None, trainable: Mapping[str, int] | None, saved: int
-) -> Cost:
+def _own_cost(layer: Layer | None, saved_bytes: int) -> Cost:
     if layer is None:
-        return Cost(saved_bytes=saved)
-    known = {profile.params.total: layer.params, 0: 0}.get(profile.params.trainable)
+        return Cost(saved_bytes=saved_bytes)
     return Cost(
         params=layer.params,
-        trainable=known if trainable is None else trainable.get(layer.path, 0),
+        trainable=layer.trainable,
         macs=layer.macs,
         flops=layer.flops,
         activations=layer.activations,
-        saved_bytes=saved,
+        saved_bytes=saved_bytes,
         bytes_moved=layer.bytes_moved,
         predicted_ms=layer.predicted_ms,
         memory_bound_ms=(layer.predicted_ms or 0.0) if layer.bound == "memory" else 0.0,
@@ -207,9 +194,10 @@ def _row(node: _Node, name: str, merge: bool) -> tuple[Row, int]:
     shape = node.layer.output_shape if node.layer else ()
     ends = [(node.number, shape)] + [(number, row.output_shape) for row, number in pairs]
     last, shape = max(ends)
-    if node.path and node.cost == Cost(trainable=node.cost.trainable) and len(children) == 1:
+    if node.path and node.cost == Cost() and len(children) == 1:
         (child,) = children
-        kind = child.type if child.own != Cost() or not node.type else node.type
+        block = child.own == Cost() and child.repeats == 1 and node.type not in _LISTS
+        kind = node.type if block else child.type
         return replace(child, name=f"{name}.{child.name}", type=kind), last
     total = sum((child.total for child in children), start=node.cost)
     return Row(node.path, name, node.type, 1, shape, node.cost, total, children), last
@@ -227,17 +215,18 @@ def _merged(rows: Iterable[Row]) -> list[Row]:
 
 
 def _follows(before: Row, row: Row) -> bool:
-    match, expected = _numbered(row.name), _numbered(before.name)
-    if match is None or expected is None or match != (expected[0], expected[1] + 1):
+    left, right = _numbered(before.name), _numbered(row.name)
+    if left is None or right is None or right != (left[0], left[1] + 1, left[2]):
         return False
     # below the deepest trained block nothing is kept: frozen blocks are not those above them
     keeps = [each.total.saved_bytes > 0 for each in (before, row)]
     return keeps[0] == keeps[1] and _structure(before) == _structure(row)
 
 
-def _numbered(name: str) -> tuple[str, int] | None:
-    match = re.fullmatch(r"(.*?)(\d+)", name)
-    return (match[1], int(match[2])) if match else None
+def _numbered(name: str) -> tuple[str, int, str] | None:
+    """What stands before and after the number in "layer_3" and "3.conv"."""
+    match = re.fullmatch(r"([^.]*?)(\d+)(\..*)?", name)
+    return (match[1], int(match[2]), match[3] or "") if match else None
 
 
 def _structure(row: Row) -> tuple[object, ...]:
@@ -253,8 +242,9 @@ def _together(rows: list[Row]) -> Row:
     if len(rows) == 1:
         return first
     columns = zip(*(row.children for row in rows), strict=True)
-    number = _numbered(last.name)
-    name = first.name if number is None or first.name == last.name else f"{first.name}-{number[1]}"
+    name = first.name
+    if first.name != last.name and (begin := _numbered(name)) and (end := _numbered(last.name)):
+        name = f"{begin[0]}{begin[1]}-{end[1]}{begin[2]}"
     return Row(
         path=first.path,
         name=name,

@@ -15,7 +15,6 @@ from rich.text import Text
 
 from efftrain.errors import ConfigError
 from efftrain.profiling.report import Profile
-from efftrain.profiling.roofline import Ceilings
 from efftrain.render.profile_rows import Cost, Row, find_rows, fitting_depth
 from efftrain.render.profile_totals import Total, find_totals, totals_line
 from efftrain.render.quantity import bytes_text, count_text, milliseconds_text, ratio_text
@@ -73,10 +72,7 @@ def print_profile(
     depth: int | None = None,
     sort: str | None = None,
     rows: int | None = ROWS,
-    ceilings: Ceilings | None = None,
     extra: Sequence[Total] = (),
-    trainable: Mapping[str, int] | None = None,
-    types: Mapping[str, str] | None = None,
 ) -> None:
     """Print a profile.
 
@@ -86,10 +82,7 @@ def print_profile(
         depth: Levels of the tree; None goes as deep as `rows` allows.
         sort: None prints the tree; a column prints a ranking of the single layers by it.
         rows: How many a ranking has at most; None for all.
-        ceilings: Of the machine that the layers' times were predicted for.
         extra: More figures of the whole model, such as measured ones.
-        trainable: Trained elements of each module's own parameters, by path.
-        types: Class names by path, for the modules that compute nothing themselves.
 
     Raises:
         ConfigError: `sort` is no column, or one that is not known; `depth` or `rows` is below 1.
@@ -97,20 +90,18 @@ def print_profile(
     for name, value in (("depth", depth), ("rows", rows)):
         if value is not None and value < 1:
             raise ConfigError(f"{name}={value}: at least 1, or null")
-    tree = find_rows(profile, trainable=trainable, types=types, merge=sort is None)
+    tree = find_rows(profile, merge=sort is None)
     if sort is None:
         _print_tree(profile, tree, console, depth or fitting_depth(tree, rows or ROWS))
     else:
         _print_ranking(tree, console, _column(profile, sort), rows)
-    _print_totals((*find_totals(profile, ceilings), *extra), console)
+    _print_totals((*find_totals(profile), *extra), console)
     console.print()
     console.print(totals_line(profile), soft_wrap=True, markup=False, highlight=False)
 
 
 def type_text(row: Row) -> str:
-    """A module's class, how many there are of it, or how many layers one without a class holds."""
-    if not row.type:
-        return f"({row.layers} layers)" if row.children else ""
+    """A module's class, and how many there are of it."""
     return f"{row.repeats} x {row.type}" if row.repeats > 1 else row.type
 
 
@@ -120,8 +111,8 @@ def shape_text(shape: Sequence[int]) -> str:
 
 
 def trains_text(cost: Cost) -> str:
-    """How much of some parameters is trained; empty where there are none or it is not known."""
-    if not cost.params or cost.trainable is None:
+    """How much of some parameters trains; empty where there are none."""
+    if not cost.params:
         return ""
     if cost.trainable in (0, cost.params):
         return "all" if cost.trainable else "none"

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from efftrain.profiling.report import Profile
-from efftrain.profiling.roofline import Ceilings
+from efftrain.profiling.roofline import Ceilings, Roofline
 from efftrain.render.quantity import bytes_text, count_text, milliseconds_text, ratio_text
 from efftrain.tags import How
 
@@ -60,17 +60,9 @@ def percent_text(share: float) -> str:
     return f"{share:.0f} %" if share in (0, 100) else f"{share:.2f} %"
 
 
-def find_totals(profile: Profile, ceilings: Ceilings | None = None) -> tuple[Total, ...]:
-    """Every figure of the whole model that is known.
-
-    Args:
-        profile: Of a model.
-        ceilings: Of the machine that its layers' times were predicted for.
-
-    Returns:
-        In the order in which they are read.
-    """
-    return (*_of_model(profile), *_of_inference(profile, ceilings), *_of_step(profile))
+def find_totals(profile: Profile) -> tuple[Total, ...]:
+    """Every figure of the whole model that is known, in the order in which they are read."""
+    return (*_of_model(profile), *_of_inference(profile), *_of_step(profile))
 
 
 def _of_model(profile: Profile) -> Iterable[Total]:
@@ -91,9 +83,13 @@ def _of_model(profile: Profile) -> Iterable[Total]:
         MODEL,
         "size",
         bytes_text(size.model_bytes),
-        (_parts(*widths, ("int4", size.int4_bytes)),),
+        (
+            _parts(*widths, ("int4", size.int4_bytes)),
+            *([] if size.delta_bytes is None else [f"delta {bytes_text(size.delta_bytes)}"]),
+        ),
         "predicted",
-        "parameters and buffers as they are; at other widths parameters alone, without scales",
+        "parameters and buffers as they are; at other widths parameters alone, without scales;"
+        " delta: the file that one fine-tuned task adds",
     )
     if profile.receptive_field.status == "unavailable":
         return
@@ -114,7 +110,7 @@ def _of_model(profile: Profile) -> Iterable[Total]:
     )
 
 
-def _of_inference(profile: Profile, ceilings: Ceilings | None) -> Iterable[Total]:
+def _of_inference(profile: Profile) -> Iterable[Total]:
     found = profile.activations
     yield Total(
         INFERENCE,
@@ -153,18 +149,33 @@ def _of_inference(profile: Profile, ceilings: Ceilings | None) -> Iterable[Total
             "predicted",
             "operations for each byte that is read or written, if nothing stays in a cache",
         )
-    times = [layer.predicted_ms for layer in profile.layers if layer.predicted_ms is not None]
-    if times:
-        yield Total(
-            INFERENCE,
-            "latency at least",
-            f"{milliseconds_text(sum(times))} ms",
-            (f"on {ceilings.device}",) if ceilings is not None else (),
-            "predicted",
-            "sum over layers of the longer of computing and moving, at the machine's two ceilings",
-        )
+    if profile.latency is not None:
+        yield from _time(INFERENCE, "latency at least", profile.latency)
     if profile.second_opinion is not None:
         yield _fvcore(profile)
+
+
+def _time(section: str, name: str, roofline: Roofline) -> Iterable[Total]:
+    if roofline.predicted_ms is None:
+        return
+    lines = [f"on {machine_text(roofline.ceilings)}"]
+    if roofline.without_ceiling:
+        lines.append(f"no ceiling for {', '.join(roofline.without_ceiling)}")
+    yield Total(
+        section,
+        name,
+        f"{milliseconds_text(roofline.predicted_ms)} ms",
+        tuple(lines),
+        "predicted",
+        "sum over layers of the longer of computing and moving, at the machine's two ceilings",
+    )
+
+
+def machine_text(ceilings: Ceilings) -> str:
+    """A machine as its figures were found: "AMD EPYC, 2 threads"."""
+    threads = "" if ceilings.threads is None else f", {ceilings.threads} threads"
+    disturbed = ", disturbed while it was measured" if ceilings.disturbed else ""
+    return f"{ceilings.device}{threads}{disturbed}"
 
 
 def alive_text(profile: Profile) -> str:
@@ -219,6 +230,8 @@ def _of_step(profile: Profile) -> Iterable[Total]:
         "predicted",
         "two for each multiply-accumulate, and all other arithmetic; nothing for frozen weights",
     )
+    if profile.step_latency is not None:
+        yield from _time(section, "step at least", profile.step_latency)
     yield Total(
         section,
         "coverage",

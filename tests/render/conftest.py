@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -49,17 +47,10 @@ def small() -> Profile:
 
 
 @pytest.fixture(scope="session")
-def machine() -> Ceilings:
-    return Ceilings("a machine", 2, {"float32": 2e9}, 1e9, "made up")
-
-
-@pytest.fixture(scope="session")
 def timed(small: Profile) -> Profile:
-    """Linear layers take 2 ms and are bound by compute, the others 1 ms and by memory."""
-    layers = (
-        replace(layer, predicted_ms=2.0, bound="compute")
-        if layer.macs
-        else replace(layer, predicted_ms=1.0, bound="memory")
-        for layer in small.layers
-    )
-    return replace(small, layers=tuple(layers))
+    """1 kFLOP/s and 5 kB/s: products are bound by computing, ReLUs and sums by memory.
+
+    A product of 32 FLOP takes 32 ms, a ReLU that moves 32 bytes 6.4 ms, a sum that moves 48 bytes
+    9.6 ms: a block 48 ms, stem and head 24 and 16 ms, all 184 ms.
+    """
+    return small.on(Ceilings("a machine", 2, {"float32": 1e3}, 5e3, "made up"))

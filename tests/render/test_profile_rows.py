@@ -1,10 +1,11 @@
 from collections import OrderedDict
 
+import pytest
 import torch
 from torch import nn
 
-from efftrain.profiling import profile
 from efftrain.render.profile_rows import find_rows, fitting_depth
+from efftrain.render.profile_table import type_text
 from tests.render.conftest import Block, Small, profile_of
 
 
@@ -18,7 +19,7 @@ def child(row, name):
 
 def test_blocks_alike_are_one_row_and_a_container_of_one_row_shares_it(small):
     assert names(find_rows(small)) == [
-        (0, ""),
+        (0, "Small"),
         (1, "stem"),
         (1, "body.blocks.0-2"),
         (2, "lin"),
@@ -60,21 +61,11 @@ def test_unmerged_rows_keep_every_path(small):
 def test_blocks_of_which_one_is_frozen_are_not_alike():
     model = Small()
     model.body["blocks"][0].requires_grad_(False)
-    found = profile(model, torch.zeros(2, 3))
-    trained = {f"body.blocks.{i}.lin": 16 for i in (1, 2)} | {"stem": 16, "head": 10}
-    tree = find_rows(found, trainable=trained)
+    tree = find_rows(profile_of(model, 3))
     blocks = child(tree, "body.blocks")
     assert [row.name for row in blocks.children] == ["0", "1-2"]
     assert [row.total.trainable for row in blocks.children] == [0, 32]
-    assert tree.total.trainable == 58
-
-
-def test_what_is_trained_is_not_guessed():
-    model = Small()
-    model.head.requires_grad_(False)
-    tree = find_rows(profile(model, torch.zeros(2, 3)))
-    assert child(tree, "stem").total.trainable is None
-    assert tree.total.trainable == 64
+    assert tree.total.trainable == 58  # of 74, without a block's 16
 
 
 def test_blocks_of_other_sizes_and_layers_of_other_names_are_not_alike():
@@ -85,14 +76,16 @@ def test_blocks_of_other_sizes_and_layers_of_other_names_are_not_alike():
     assert [row.name for row in find_rows(profile_of(two, 4)).children] == ["a", "b"]
 
 
-def test_blocks_without_gradients_are_apart_though_nobody_says_what_is_trained():
-    model = nn.Sequential(*(Block() for _ in range(4)))
-    model[0].requires_grad_(False)
-    model[1].requires_grad_(False)
+def test_blocks_that_keep_nothing_for_backward_are_not_like_those_that_do():
+    model = nn.Sequential(*(nn.Sequential(nn.Linear(4, 4), nn.ReLU()) for _ in range(3)))
+    for block in model:
+        block.requires_grad_(False)
+    model[1][0].bias.requires_grad_(True)  # no parameter of the third trains
     tree = find_rows(profile_of(model, 4))
-    assert [(row.name, row.total.trainable) for row in tree.children] == [
-        ("0-1", None),
-        ("2-3", None),
+    assert [(row.name, row.total.saved_bytes > 0) for row in tree.children] == [
+        ("0", False),
+        ("1", True),
+        ("2", True),
     ]
 
 
@@ -112,10 +105,30 @@ def test_dropout_stands_in_the_tree_though_inference_does_not_run_it():
     assert (dropout.total.macs, dropout.output_shape) == (0, ())
 
 
-def test_a_class_that_computes_nothing_itself_is_named_where_it_is_known(small):
-    tree = find_rows(small, types={"body.blocks": "Sequential"}, merge=False)
-    assert child(tree, "body.blocks").type == "Sequential"
-    assert child(find_rows(small, merge=False), "body.blocks").type == ""
+def test_a_row_that_is_shared_has_the_class_of_the_block_and_not_of_its_container():
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inner(x)
+
+    model = nn.ModuleDict({"one": Plain(), "list": nn.Sequential(Plain(), Plain())})
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = model
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.parts["list"](self.parts["one"](x))
+
+    (parts,) = find_rows(profile_of(Both(), 4)).children
+    assert [(row.name, type_text(row)) for row in parts.children] == [
+        ("one.inner", "Plain"),
+        ("list.0-1.inner", "2 x Plain"),
+    ]
 
 
 def test_the_output_of_a_model_is_that_of_its_last_layer_and_not_of_its_own_reshape():
@@ -132,9 +145,9 @@ def test_the_output_of_a_model_is_that_of_its_last_layer_and_not_of_its_own_resh
 
 def test_times_add_up_with_the_share_that_memory_limits(timed):
     blocks = child(find_rows(timed), "body.blocks.0-2")
-    assert blocks.total.predicted_ms == 3 * (2 + 1 + 1)
-    assert blocks.total.memory_bound_pct == 50
-    assert find_rows(timed).total.predicted_ms == 2 + 12 + 2
+    assert blocks.total.predicted_ms == pytest.approx(3 * 48)
+    assert blocks.total.memory_bound_pct == pytest.approx(100 * 16 / 48)
+    assert find_rows(timed).total.predicted_ms == pytest.approx(184)
 
 
 def test_depth_is_as_large_as_the_rows_allow(small):

@@ -5,13 +5,14 @@ import torch
 from torch import nn
 
 from efftrain.profiling import profile
+from efftrain.profiling.roofline import Ceilings
 from efftrain.profiling.second_opinion import SecondOpinion
 from efftrain.render.profile_totals import find_totals, percent_text
 from tests.render.conftest import SAMPLES, Small, profile_of
 
 
-def total(found, name, **options):
-    (one,) = [each for each in find_totals(found, **options) if each.name == name]
+def total(found, name):
+    (one,) = [each for each in find_totals(found) if each.name == name]
     return one
 
 
@@ -71,10 +72,22 @@ def test_fvcores_figure_stands_with_its_distance_and_its_gaps(small):
     )
 
 
-def test_a_figure_that_is_not_known_is_left_out(small, timed, machine):
+def test_a_figure_that_is_not_known_is_left_out(small, timed):
     names = [each.name for each in find_totals(small)]
     assert not {"receptive field", "latency at least", "fvcore's MACs"} & set(names)
-    assert total(timed, "latency at least", ceilings=machine).details == ("on a machine",)
+    assert total(timed, "latency at least").value == "184 ms"
+    assert total(timed, "latency at least").details == ("on a machine, 2 threads",)
+    assert "step at least" in [each.name for each in find_totals(timed)]
+
+
+def test_a_time_that_is_not_known_as_a_whole_is_left_out(small):
+    other = small.on(Ceilings("a machine", None, {"int8": 1e3}, 5e3, "made up"))
+    assert "latency at least" not in [each.name for each in find_totals(other)]
+
+
+def test_the_file_that_a_task_adds_stands_with_the_sizes(small):
+    found = replace(small, size=replace(small.size, delta_bytes=2048))
+    assert total(found, "size").details[1] == "delta 2.0 KiB"
 
 
 def test_the_receptive_field_of_an_image_model():
@@ -83,8 +96,8 @@ def test_the_receptive_field_of_an_image_model():
     assert (field.value, field.details) == ("7 px", ("stride 2 px",))
 
 
-def test_every_figure_says_where_it_comes_from_and_what_it_means(timed, machine):
-    for each in find_totals(timed, machine):
+def test_every_figure_says_where_it_comes_from_and_what_it_means(timed):
+    for each in find_totals(timed):
         assert each.how in ("predicted", "measured", "estimated")
         assert len(each.meaning.split()) > 3
 

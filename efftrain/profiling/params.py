@@ -6,6 +6,13 @@ from dataclasses import asdict, dataclass
 
 from torch import nn
 
+from efftrain.profiling.stored import (
+    local_bytes,
+    memory_name,
+    packed_tensors,
+    parameter_elements,
+    stored_bytes,
+)
 from efftrain.units import MIB
 
 
@@ -18,7 +25,9 @@ class ParameterTotals:
         trainable: Of these, those that require a gradient.
         trainable_pct: 100 x trainable / total.
         buffers: Elements of the registered buffers.
-        model_bytes: Parameters and buffers at their own dtypes.
+        model_bytes: What the parameters and buffers of the whole model take: packed and quantized ones as
+            they are, with their scales.
+        local_bytes: The part of it that this process holds; None where nothing is shared out.
     """
 
     total: int
@@ -26,12 +35,12 @@ class ParameterTotals:
     trainable_pct: float
     buffers: int
     model_bytes: int
+    local_bytes: int | None = None
 
     def to_dict(self) -> dict[str, int | float]:
-        """The counts under the keys of `summary.json`."""
-        values = asdict(self)
-        del values["model_bytes"]  # belongs to `size`
-        return values
+        """The counts under the keys of `summary.json`; the bytes belong to `size`."""
+        names = ("total", "trainable", "trainable_pct", "buffers")
+        return {name: getattr(self, name) for name in names}
 
     def to_tags(self) -> dict[str, float]:
         """The counts under their TensorBoard tags."""
@@ -44,12 +53,13 @@ class Sizes:
     """Bytes of a model as a file or in memory.
 
     Attributes:
-        model_bytes: Parameters and buffers at their own dtypes.
+        model_bytes: Parameters and buffers as they are.
         fp32_bytes: Parameters at 32 bits.
         fp16_bytes: Parameters at 16 bits, float16 or bfloat16.
         int8_bytes: Parameters at 8 bits, without the scales of the channels.
         int4_bytes: Parameters at 4 bits, without the scales of the groups.
         delta_bytes: The file that one fine-tuned task adds; None where that is not known.
+        local_bytes: Of `model_bytes`, what this process holds; None where nothing is shared out.
     """
 
     model_bytes: int
@@ -58,6 +68,7 @@ class Sizes:
     int8_bytes: int
     int4_bytes: int
     delta_bytes: int | None = None
+    local_bytes: int | None = None
 
     def to_dict(self) -> dict[str, int]:
         """The bytes under their JSON keys."""
@@ -72,19 +83,29 @@ def size_of(totals: ParameterTotals) -> Sizes:
         fp16_bytes=2 * totals.total,
         int8_bytes=totals.total,
         int4_bytes=(totals.total + 1) // 2,
+        local_bytes=totals.local_bytes,
     )
 
 
 def count_parameters(model: nn.Module) -> ParameterTotals:
-    """Count a model's parameters and buffers."""
+    """Count a model's parameters and buffers.
+
+    Args:
+        model: On any device, meta included. Quantized weights are understood (torchao, bitsandbytes,
+            torch.ao.nn.quantized), and sharded ones (DTensor: FSDP2 and tensor parallelism; ZeRO-3).
+    """
     parameters = list(model.parameters())
     buffers = list(model.buffers())
-    total = sum(p.numel() for p in parameters)
-    trainable = sum(p.numel() for p in parameters if p.requires_grad)
+    packed = [tensor for module in model.modules() for tensor in packed_tensors(module)]
+    distinct = {memory_name(p): p for p in parameters}.values()
+    total = sum(parameter_elements(p) for p in [*distinct, *packed])
+    trainable = sum(parameter_elements(p) for p in distinct if p.requires_grad)
+    everything = [*parameters, *buffers, *packed]
     return ParameterTotals(
         total=total,
         trainable=trainable,
         trainable_pct=100 * trainable / total if total else 0.0,
         buffers=sum(b.numel() for b in buffers),
-        model_bytes=sum(t.numel() * t.element_size() for t in [*parameters, *buffers]),
+        model_bytes=stored_bytes(everything),
+        local_bytes=local_bytes(everything),
     )

@@ -22,12 +22,14 @@ class Tag:
         unit: Of the logged value.
         how: From shapes before running, while running, or from a cost model.
         meaning: In one line.
+        always: Whether every training run logs it; some take a GPU, tokens, accumulated gradients, …
     """
 
     name: str
     unit: str
     how: How
     meaning: str
+    always: bool = True
 
     def matches(self, tag: str) -> bool:
         """Whether a logged tag is this figure."""
@@ -46,12 +48,21 @@ TAGS: tuple[Tag, ...] = (
     Tag("params/trainable_pct", "%", "predicted", "100 x trainable / total"),
     Tag("params/buffers", "count", "predicted", "elements of the registered buffers"),
     Tag("size/model_mib", "MiB", "predicted", "parameters and buffers at their own dtypes"),
-    Tag("time/step_ms", "ms", "measured", "mean wall clock of an optimizer step, data wait left out"),
-    Tag("time/data_ms", "ms", "measured", "mean wait for the next batch"),
-    Tag("time/step_p50_ms", "ms", "measured", "median step in the logging window, on a CPU"),
-    Tag("time/step_p90_ms", "ms", "measured", "90th percentile in the logging window, on a CPU"),
-    Tag("time/step_p99_ms", "ms", "measured", "99th percentile in the logging window, on a CPU"),
+    Tag("time/step_ms", "ms", "measured", "mean time of an optimizer step, once its data are there"),
+    Tag("time/data_ms", "ms", "measured", "mean wait for the data of a step"),
+    Tag("time/h2d_ms", "ms", "measured", "mean time in which the data of a step went to the device"),
+    Tag("time/forward_ms", "ms", "measured", "mean time of forward and loss in a step"),
+    Tag("time/backward_ms", "ms", "measured", "mean time of backward in a step"),
+    Tag("time/optimizer_ms", "ms", "measured", "mean time of clipping, optimizer and schedule in a step"),
+    Tag("time/micro_step_ms", "ms", "measured", "mean forward and backward of a micro-batch", False),
+    Tag("time/step_p50_ms", "ms", "measured", "median step in the logging window"),
+    Tag("time/step_p90_ms", "ms", "measured", "90th percentile of the steps in the logging window"),
+    Tag("time/step_p99_ms", "ms", "measured", "99th percentile of the steps in the logging window"),
     Tag("throughput/samples_per_s", "1/s", "measured", "training samples, data wait included, all devices"),
+    Tag("throughput/tokens_per_s", "1/s", "measured", "the same of tokens, without padding", False),
+    Tag("throughput/achieved_gflops", "GFLOP/s", "measured", "predicted FLOP over step time", False),
+    Tag("throughput/mfu_pct", "%", "measured", "that over the device's dense peak", False),
+    Tag("efficiency/callback_overhead_pct", "%", "measured", "what measuring all this costs"),
 )  # fmt: skip
 """In the order of the README's table."""
 

@@ -11,19 +11,30 @@ class LoggingWindow:
     def __init__(self) -> None:
         """Follow nothing yet."""
         self._step = 0
+        self._every = 0
 
-    def begin_epoch(self, trainer: pl.Trainer) -> None:
+    def begin(self, trainer: pl.Trainer) -> None:
         """Take the Trainer's count, which a resumed run does not start at 0."""
         self._step = trainer.global_step
+        self._every = log_interval(trainer)
 
     def end_batch(self, trainer: pl.Trainer) -> tuple[bool, bool]:
-        """Whether the batch completed an optimizer step, and with it a window."""
-        stepped = trainer.global_step != self._step
-        self._step = trainer.global_step
-        return stepped, stepped and is_logging_step(trainer)
+        """Whether the batch completed an optimizer step, and with it a window.
+
+        Where one batch makes several steps, a window ends with the batch that passes its end.
+        """
+        before, self._step = self._step, trainer.global_step
+        stepped = self._step != before
+        closes = self._every > 0 and self._step // self._every != before // self._every
+        return stepped, closes
+
+
+def log_interval(trainer: pl.Trainer) -> int:
+    """Steps in a window; 0 where the Trainer logs nothing."""
+    return vars(trainer)["log_every_n_steps"]  # public, but Lightning sets it without declaring it
 
 
 def is_logging_step(trainer: pl.Trainer) -> bool:
     """Whether the Trainer logs at its current step."""
-    every: int = vars(trainer)["log_every_n_steps"]  # Lightning sets it without declaring it
-    return trainer.global_step % every == 0
+    every = log_interval(trainer)
+    return every > 0 and trainer.global_step % every == 0

@@ -109,7 +109,7 @@ def _require_finite(metrics: dict[str, float]) -> None:
 def _step_times(trainer: pl.Trainer) -> dict[str, float]:
     timers = [callback for callback in _callbacks(trainer) if isinstance(callback, StepTimer)]
     times = timers[0].times if timers else None
-    return {} if times is None else {"steps": times.steps, **timers[0].to_figures(times)}
+    return {} if times is None else {"steps": times.steps, **times.to_figures()}
 
 
 def _throughput(trainer: pl.Trainer) -> dict[str, float]:

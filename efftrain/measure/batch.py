@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -16,9 +16,32 @@ def samples_in(batch: Any) -> int | None:
     """
     if isinstance(batch, Tensor):
         return batch.shape[0] if batch.ndim else None
-    parts: Sequence[Any] = ()
+    return next((found for found in map(samples_in, _parts(batch)) if found is not None), None)
+
+
+def tokens_in(batch: Any) -> int | Tensor | None:
+    """Number of tokens, as tokenizers name them: `attention_mask`, or else `input_ids`.
+
+    Where there is an `attention_mask` of [N, L], its ones are counted, so that padding is not;
+    without one, every element of `input_ids`, padding and all.
+
+    Returns:
+        On a device other than the CPU a tensor that it has still to compute, so that nobody waits;
+        None where the batch holds no tokens.
+    """
     if isinstance(batch, Mapping):
-        parts = list(batch.values())
-    elif isinstance(batch, (list, tuple)):
-        parts = batch
-    return next((found for found in map(samples_in, parts) if found is not None), None)
+        ids, mask = batch.get("input_ids"), batch.get("attention_mask")
+        if isinstance(ids, Tensor):
+            if not isinstance(mask, Tensor) or mask.shape != ids.shape:
+                return ids.numel()
+            tokens = mask.count_nonzero()
+            return int(tokens) if tokens.is_cpu else tokens
+    if isinstance(batch, Tensor):
+        return None
+    return next((found for found in map(tokens_in, _parts(batch)) if found is not None), None)
+
+
+def _parts(batch: Any) -> Iterator[Any]:
+    if isinstance(batch, Mapping):
+        return iter(batch.values())
+    return iter(batch) if isinstance(batch, (list, tuple)) else iter(())

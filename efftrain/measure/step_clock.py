@@ -1,121 +1,251 @@
-"""Splitting the wall clock of a training loop into steps and the waiting between them."""
+"""Splitting the time of a training loop into optimizer steps, their parts and what lies between."""
 
 from __future__ import annotations
 
-import time
 from array import array
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from enum import IntEnum
+from typing import NamedTuple
 
 import torch
 
+from efftrain.measure.compiles import graphs_compiled
+from efftrain.measure.timeline import HostTimeline, Mark, Timeline, Unread
 from efftrain.units import MS_PER_S
 
 Clock = Callable[[], float]
 
 
+class Part(IntEnum):
+    """What the time of a batch goes to; the first three lie before its step."""
+
+    DATA = 0
+    TRANSFER = 1
+    SETUP = 2
+    FORWARD = 3
+    BACKWARD = 4
+    OPTIMIZER = 5
+    OTHER = 6
+
+
 @dataclass(frozen=True)
 class StepTimes:
-    """Optimizer steps over some stretch of training.
+    """Optimizer steps over some stretch of training. None is what is not known.
 
     Attributes:
         steps: How many were timed.
-        step_ms: Mean wall clock of one, the wait for its data left out.
-        data_ms: Mean wait for the data of one.
-        p50_ms: Median.
-        p90_ms: 90th percentile.
-        p99_ms: 99th percentile.
+        step_ms: Mean time of one, from its batch being on the device to its end; several batches
+            where gradients accumulate.
+        data_ms: Mean wait for the data of one. Gaps that hold something else as well, such as the
+            start of an epoch, are not counted.
+        h2d_ms: Mean time in which its data were brought to the device.
+        forward_ms: Mean time of forward and loss.
+        backward_ms: Mean time of backward.
+        optimizer_ms: Mean time of clipping, the optimizer and the schedule.
+        micro_step_ms: Mean time of one batch without the optimizer, where gradients accumulate.
+        step_p50_ms: Median step.
+        step_p90_ms: 90th percentile.
+        step_p99_ms: 99th percentile.
     """
 
     steps: int
     step_ms: float
-    data_ms: float
-    p50_ms: float
-    p90_ms: float
-    p99_ms: float
+    data_ms: float | None
+    h2d_ms: float | None
+    forward_ms: float | None
+    backward_ms: float | None
+    optimizer_ms: float | None
+    micro_step_ms: float | None
+    step_p50_ms: float
+    step_p90_ms: float
+    step_p99_ms: float
+
+    def to_figures(self) -> dict[str, float]:
+        """What is known, by the names that are logged below `time/`."""
+        figures = {name: getattr(self, name) for name in TIMES}
+        return {name: value for name, value in figures.items() if value is not None}
+
+
+TIMES = tuple(field.name for field in fields(StepTimes) if field.name != "steps")
+"""The names of all times that may be known, in their order."""
+
+
+class _Batch(NamedTuple):
+    """What one batch leaves to be read."""
+
+    parts: list[Part]  # each lasts from its mark to the next one
+    marks: list[Mark]  # one more than parts: the last one is the end
+    stepped: bool
+    counts: bool  # nothing happened in it that is no part of training
+
+
+class _Sums:
+    """Steps added up."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.batches = 0
+        self.gaps = 0
+        self.parts_s = [0.0] * len(Part)
+
+    def add(self, other: _Sums) -> None:
+        self.steps += other.steps
+        self.batches += other.batches
+        self.gaps += other.gaps
+        for part, seconds in enumerate(other.parts_s):
+            self.parts_s[part] += seconds
+
+    @property
+    def step_s(self) -> float:
+        return sum(self.parts_s[Part.FORWARD :])
 
 
 class StepClock:
     """Times optimizer steps; a step of several accumulated batches is the sum of them.
 
-    Steps are told apart from what lies between them: `pause` says that the coming gap (validation,
-    an epoch's start, a checkpoint) is not a wait for data.
+    For each batch: `begin_transfer`, `end_transfer`, `begin_batch`, `begin(part)` as often as
+    wanted, `end_batch`. Nothing waits for the device: a batch is read once the device is done with
+    it, so that what is known may lag some batches behind.
 
     Args:
         warmup_steps: First steps that are left out: they allocate memory and choose kernels.
-        clock: Seconds, monotonic.
+        timeline: Of the device.
     """
 
-    def __init__(self, warmup_steps: int = 3, clock: Clock = time.perf_counter) -> None:
+    def __init__(self, warmup_steps: int = 3, timeline: Timeline | None = None) -> None:
         """Start with nothing timed."""
-        self._clock = clock
+        self._timeline = timeline or HostTimeline()
+        self._unread: Unread[_Batch] = Unread(self._timeline, self._read)
         self._warmup_left = warmup_steps
-        self._gap_began: float | None = None
-        self._batch_began = 0.0
-        self._step_s = 0.0
-        self._wait_s = 0.0
+        self._parts: list[Part] = []
+        self._marks: list[Mark] = []
+        self._in_batch = False
+        self._counts = True
+        self._graphs = 0
+        self._step = _Sums()
+        self._step_counts = True
+        self._window = _Sums()
+        self._total = _Sums()
         self._steps_s = array("d")
-        self._waits_s = array("d")
-
-    def drain(self) -> None:
-        """Charge the time since the last batch to its step: a device has just finished its queue."""
-        if self._gap_began is None:
-            return
-        late_s, self._gap_began = self._clock() - self._gap_began, self._clock()
-        if self._step_s:
-            self._step_s += late_s
-        elif self._steps_s:
-            self._steps_s[-1] += late_s
 
     @property
     def is_warming_up(self) -> bool:
         """Whether steps are still left out."""
         return self._warmup_left > 0
 
+    @property
+    def steps(self) -> int:
+        """Steps read so far, without those of the warm-up."""
+        return len(self._steps_s)
+
+    @property
+    def window_s(self) -> float:
+        """Time of the steps of the window, with the data's way to them."""
+        return sum(self._window.parts_s)
+
     def pause(self) -> None:
-        """Do not count the time until the next batch begins."""
-        self._gap_began = None
+        """Something else than training is going on until the next batch begins.
 
-    def begin_batch(self) -> None:
-        """A batch is there and its step begins."""
-        self._batch_began = self._clock()
-        if self._gap_began is not None:
-            self._wait_s += self._batch_began - self._gap_began
+        Within a batch, this leaves out the whole step.
+        """
+        if self._in_batch:
+            self._counts = False
+        else:
+            self._parts, self._marks = [], []
 
-    def end_batch(self, stepped: bool) -> bool:
+    def begin_transfer(self) -> None:
+        """A batch is there, and goes to the device."""
+        self._parts.append(Part.TRANSFER)
+        self._marks.append(self._timeline.mark())
+
+    def end_transfer(self) -> None:
+        """The batch is on the device."""
+        self._parts.append(Part.SETUP)
+        self._marks.append(self._timeline.mark())
+
+    def begin_batch(self, part: Part = Part.FORWARD) -> None:
+        """The step begins, or its next batch does."""
+        self._graphs = graphs_compiled()
+        self._in_batch = True
+        self._parts.append(part)
+        self._marks.append(self._timeline.mark())
+
+    def begin(self, part: Part) -> None:
+        """Time from here on is this part's."""
+        self._parts.append(part)
+        self._marks.append(self._timeline.mark())
+
+    def end_batch(self, stepped: bool) -> None:
         """A batch is done.
 
         Args:
             stepped: Whether the optimizer stepped, so that what was summed up is one whole step.
-
-        Returns:
-            Whether a step was recorded; false for a warm-up step.
         """
-        now = self._clock()
-        self._step_s += now - self._batch_began
-        self._gap_began = now
-        if not stepped:
-            return False
-        step_s, wait_s = self._step_s, self._wait_s
-        self._step_s = self._wait_s = 0.0
+        end = self._timeline.mark()
+        self._marks.append(end)
+        counts = self._counts and graphs_compiled() == self._graphs
+        batch = _Batch(self._parts, self._marks, stepped, counts)
+        self._parts, self._marks = [Part.DATA], [end]
+        self._in_batch, self._counts = False, True
+        self._unread.add(end, batch)
+
+    def finish(self) -> None:
+        """Wait for the device, and read what is left."""
+        self._unread.finish()
+
+    def times(self) -> StepTimes | None:
+        """Of all steps so far; None where there are none."""
+        return _summarize(self._total, self._steps_s)
+
+    def take_window(self) -> StepTimes | None:
+        """Of the steps that were read since this was called last; None where there are none."""
+        window, self._window = self._window, _Sums()
+        return _summarize(window, self._steps_s[len(self._steps_s) - window.steps :])
+
+    def _read(self, batch: _Batch) -> None:
+        sums, seconds, marks = self._step.parts_s, self._timeline.seconds, batch.marks
+        for place, part in enumerate(batch.parts):
+            sums[part] += seconds(marks[place], marks[place + 1])
+        self._step.batches += 1
+        self._step.gaps += batch.parts[0] is Part.DATA
+        self._step_counts = self._step_counts and batch.counts
+        if not batch.stepped:
+            return
+        step, self._step = self._step, _Sums()
+        counts, self._step_counts = self._step_counts, True
         if self._warmup_left > 0:
             self._warmup_left -= 1
-            return False
-        self._steps_s.append(step_s)
-        self._waits_s.append(wait_s)
-        return True
+        elif counts:
+            step.steps = 1
+            self._steps_s.append(step.step_s)
+            self._window.add(step)
+            self._total.add(step)
 
-    @property
-    def steps(self) -> int:
-        """Steps recorded so far."""
-        return len(self._steps_s)
 
-    def times(self, last: int | None = None) -> StepTimes | None:
-        """Times of the last so many steps, or of all; None where there are none."""
-        count = self.steps if last is None else min(last, self.steps)
-        if count == 0:
-            return None
-        steps = torch.tensor(self._steps_s[-count:], dtype=torch.float64) * MS_PER_S
-        waits = torch.tensor(self._waits_s[-count:], dtype=torch.float64) * MS_PER_S
-        p50, p90, p99 = torch.quantile(steps, torch.tensor([0.5, 0.9, 0.99]).double()).tolist()
-        return StepTimes(count, steps.mean().item(), waits.mean().item(), p50, p90, p99)
+def _summarize(sums: _Sums, steps_s: Sequence[float]) -> StepTimes | None:
+    if sums.steps == 0:
+        return None
+
+    def mean_ms(part: Part) -> float | None:
+        return MS_PER_S * sums.parts_s[part] / sums.steps or None  # a part that never was takes 0
+
+    batches = sums.batches / sums.steps
+    data_ms = MS_PER_S * sums.parts_s[Part.DATA] / sums.gaps * batches if sums.gaps else None
+    without_optimizer_s = sums.step_s - sums.parts_s[Part.OPTIMIZER]
+    accumulates = sums.batches > sums.steps and sums.parts_s[Part.OPTIMIZER] > 0
+    steps = torch.tensor(steps_s, dtype=torch.float64) * MS_PER_S
+    p50, p90, p99 = torch.quantile(steps, torch.tensor([0.5, 0.9, 0.99]).double()).tolist()
+    return StepTimes(
+        steps=sums.steps,
+        step_ms=MS_PER_S * sums.step_s / sums.steps,
+        data_ms=data_ms,
+        h2d_ms=mean_ms(Part.TRANSFER),
+        forward_ms=mean_ms(Part.FORWARD),
+        backward_ms=mean_ms(Part.BACKWARD),
+        optimizer_ms=mean_ms(Part.OPTIMIZER),
+        micro_step_ms=MS_PER_S * without_optimizer_s / sums.batches if accumulates else None,
+        step_p50_ms=p50,
+        step_p90_ms=p90,
+        step_p99_ms=p99,
+    )

@@ -93,8 +93,8 @@ def _mark_peak(axes: Axes, profile: Profile, layers: Sequence[Layer]) -> None:
         axes.set_title(f"peak: {count_text(found.peak)} alive at {found.peak_layer or WHOLE}")
         return
     (x,) = numbers[:1]
-    axes.vlines(x, layers[x].activations, found.peak, linestyles="dotted", colors="#b31d28")
-    axes.plot([x], [found.peak], "o", color="#b31d28", markersize=5, zorder=5)
+    axes.vlines(x, layers[x].activations, found.peak, linestyles="dotted", colors="#d7373f")
+    axes.plot([x], [found.peak], "o", color="#d7373f", markersize=5, zorder=5)
     right = x > len(layers) / 2
     axes.annotate(
         f"peak: {count_text(found.peak)} alive at {found.peak_layer}",

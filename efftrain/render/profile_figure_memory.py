@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
 
 COLORS = {
-    "parameters": "#44546a",
+    "parameters": "#5f7390",
     "buffers": "#7a8aa0",
     "batch": "#b4bfcc",
     "optimizer state": "#8064a2",
@@ -76,7 +76,7 @@ def draw_memory(figure: FigureBase, profile: Profile) -> None:
                       edgecolor="#8c8c8c", linewidth=0.8,
                       label=f"up to the peak: gradients, temporaries {bytes_text(rest)}")  # fmt: skip
         axes.text(0, row - 0.36, f"when {moment}", fontsize=8.5, va="bottom")
-    axes.axvline(peak.step_peak_bytes / unit, color="#b31d28", linewidth=1.2)
+    axes.axvline(peak.step_peak_bytes / unit, color="#d7373f", linewidth=1.2)
     axes.annotate(
         f"step peak {bytes_text(peak.step_peak_bytes)}",
         (peak.step_peak_bytes / unit, 1.0),
@@ -85,7 +85,7 @@ def draw_memory(figure: FigureBase, profile: Profile) -> None:
         textcoords="offset points",
         ha="right",
         fontsize=8.5,
-        color="#b31d28",
+        color="#d7373f",
     )
     axes.set_ylim(1.45, -0.55)
     axes.set_yticks([])

@@ -145,7 +145,7 @@ def _draw_ceilings(axes: Axes, ceilings: Ceilings, dtype: str, xs: tuple[float, 
         start = ridge if not main else xs[0]
         line = sorted({start, min(max(ridge, start), xs[1]), xs[1]})
         ys = [min(peak, x * ceilings.bytes_per_s) for x in line]
-        axes.plot(line, ys, color="#44546a" if main else "#8c8c8c", linewidth=1.8 if main else 0.9,
+        axes.plot(line, ys, color="#5f7390" if main else "#8c8c8c", linewidth=1.8 if main else 0.9,
                   linestyle="solid" if main else "dashed", zorder=1)  # fmt: skip
         axes.annotate(f"{name}: {count_text(peak)}FLOP/s", (xs[1], peak), xytext=(-3, 4),
                       textcoords="offset points", ha="right", fontsize=8)  # fmt: skip
@@ -158,7 +158,7 @@ def _draw_ceilings(axes: Axes, ceilings: Ceilings, dtype: str, xs: tuple[float, 
     axes.grid(alpha=0.2, linewidth=0.6)
     peak, ridge = ceilings.flops_per_s[dtype], ceilings.ridge(dtype)
     axes.set_ylim(xs[0] * ceilings.bytes_per_s * 0.6, max(ceilings.flops_per_s.values()) * 2.2)
-    axes.plot([ridge], [peak], "D", color="#44546a", markersize=5, zorder=4)
+    axes.plot([ridge], [peak], "D", color="#5f7390", markersize=5, zorder=4)
     axes.annotate(f"ridge {ratio_text(ridge)} FLOP/byte", (ridge, peak), xytext=(-4, 6),
                   textcoords="offset points", ha="right", fontsize=8)  # fmt: skip
     # in the middle of the slope, on the side that no layer can be on

@@ -150,17 +150,19 @@ def _of_inference(profile: Profile) -> Iterable[Total]:
             "operations for each byte that is read or written, if nothing stays in a cache",
         )
     if profile.latency is not None:
-        yield from _time(INFERENCE, "latency at least", profile.latency)
+        yield from _time(INFERENCE, "latency at least", profile.latency, profile.inference.flops())
     if profile.second_opinion is not None:
         yield _fvcore(profile)
 
 
-def _time(section: str, name: str, roofline: Roofline) -> Iterable[Total]:
+def _time(section: str, name: str, roofline: Roofline, flops: int) -> Iterable[Total]:
     if roofline.predicted_ms is None:
         return
     lines = [f"on {machine_text(roofline.ceilings)}"]
-    if roofline.without_ceiling:
-        lines.append(f"no ceiling for {', '.join(roofline.without_ceiling)}")
+    # a counter here and there, such as BatchNorm's, is not worth a word
+    missing = [d for d, count in roofline.without_ceiling.items() if count > 0.001 * flops]
+    if missing:
+        lines.append(f"no ceiling for {', '.join(missing)}")
     yield Total(
         section,
         name,
@@ -231,7 +233,7 @@ def _of_step(profile: Profile) -> Iterable[Total]:
         "two for each multiply-accumulate, and all other arithmetic; nothing for frozen weights",
     )
     if profile.step_latency is not None:
-        yield from _time(section, "step at least", profile.step_latency)
+        yield from _time(section, "step at least", profile.step_latency, profile.flops.step)
     yield Total(
         section,
         "coverage",

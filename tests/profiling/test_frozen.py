@@ -10,6 +10,7 @@ import timm
 import torch
 from torch import nn
 
+from efftrain.peft import apply, select
 from efftrain.profiling.count import count_step
 from tests.profiling import zoo
 
@@ -82,6 +83,35 @@ def test_backward_knows_what_is_frozen(mode: str) -> None:
     assert count.macs(*BACKWARD) / zoo.VIT == pytest.approx(ratio, abs=5e-4)
 
 
+# As the peft room names them: what trains of ViT-B/16, gradients for inputs, for weights, the ratio.
+METHODS = {
+    "full": ({}, *VIT_MODES["full"][1:]),
+    "norm": ({}, *VIT_MODES["norm"][1:]),
+    "norm_bias": ({}, zoo.BLOCKS * INSIDE + zoo.HEAD, 0, 1.034),
+    "bias": ({}, *VIT_MODES["bias"][1:]),
+    # the first of the four has a norm before its first linear layer
+    "last_k": (
+        {"last_k": 4},
+        4 * INSIDE + zoo.HEAD,
+        4 * (zoo.QKV + zoo.OUTPUT + zoo.MLP),
+        (4 * (2 * INSIDE - 2 * zoo.ATTENTION) + zoo.HEAD) / zoo.VIT,
+    ),
+    "head": ({}, *VIT_MODES["head"][1:]),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_backward_knows_what_each_method_freezes(method: str) -> None:
+    options, inputs, weights, ratio = METHODS[method]
+    model = vit()
+    apply(model, select(model, method, **options))
+    count = count_step(model, zoo.image())
+    assert count.macs("forward") == zoo.VIT
+    assert count.macs("backward_inputs") == inputs
+    assert count.macs("backward_weights") == weights
+    assert count.macs(*BACKWARD) / zoo.VIT == pytest.approx(ratio, abs=5e-4)
+
+
 def test_backward_of_adapters_is_the_closed_form() -> None:
     """LoRA of rank 8 on every qkv: the first block's input needs no gradient."""
     from peft import LoraConfig, get_peft_model
@@ -89,6 +119,7 @@ def test_backward_of_adapters_is_the_closed_form() -> None:
     with torch.device("meta"):
         model = get_peft_model(vit(), LoraConfig(r=8, target_modules=["qkv"], lora_dropout=0.0))
     down, up = zoo.TOKENS * zoo.WIDTH * 8, zoo.TOKENS * 8 * 3 * zoo.WIDTH
+    apply(model, select(model, "lora"))
     count = count_step(model, zoo.image())
     assert count.macs("forward") == zoo.VIT + zoo.BLOCKS * (down + up)
     assert count.macs("backward_weights") == zoo.BLOCKS * (down + up)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING
 
-import efftrain
+from efftrain import __version__
 from efftrain.profiling.report import Profile
 from efftrain.render.profile_figure import figure_svg
 from efftrain.render.profile_page import SCRIPT, STYLE
@@ -118,7 +118,7 @@ def profile_html(
             " style-src 'unsafe-inline'; script-src 'unsafe-inline'\">",
             f"<title>{_text(title)}</title><style>{STYLE}</style></head><body>",
             f'<header><h1>{_text(title)}</h1><p class="line">{_text(totals_line(profile))}</p>',
-            f'<p class="faint">{_ABOUT} efftrain {_text(efftrain.__version__)}.</p></header>',
+            f'<p class="faint">{_ABOUT} efftrain {_text(__version__)}.</p></header>',
             *_cards((*find_totals(profile), *extra)),
             *_figures(figures),
             *_modules(profile),

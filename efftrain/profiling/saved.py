@@ -17,6 +17,7 @@ from efftrain.graph.autograd_node import newest_node
 from efftrain.graph.observer import Call, Observer, storage_key
 from efftrain.graph.rehearsal import Rehearsal, rehearse
 from efftrain.profiling.loss import LossFunction, loss_of
+from efftrain.profiling.storage_bytes import StorageBytes
 
 Cause = Literal[
     "norm", "activation", "conv", "linear", "attention", "pool", "recurrent", "dropout", "other"
@@ -142,6 +143,7 @@ class SavedRecorder:
         self._stack = rehearsal.stack
         self._operators: dict[int, str] = {}
         self._kept: list[weakref.ref[_Kept]] = []
+        self._storages = StorageBytes()
         self._there = {
             storage_key(tensor)
             for tensor in [
@@ -155,6 +157,7 @@ class SavedRecorder:
     def on_call(self, call: Call) -> None:
         """Note which operation an autograd node belongs to."""
         self._operators.setdefault(newest_node(), call.operator.name)
+        self._storages.on_call(call)
 
     def hooks(self) -> saved_tensors_hooks:
         """A context in which everything that is saved is seen."""
@@ -190,7 +193,7 @@ class SavedRecorder:
                     operator=self._operators.get(kept.node, ""),
                     shape=tuple(kept.tensor.shape),
                     dtype=kept.tensor.dtype,
-                    saved_bytes=kept.tensor.untyped_storage().nbytes(),
+                    saved_bytes=self._storages.of(kept.tensor),
                 )
                 for kept, causes in first.values()
             )

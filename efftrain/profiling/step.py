@@ -12,52 +12,15 @@ from torch.utils._pytree import tree_leaves
 
 from efftrain.graph.observer import Call, Observer
 from efftrain.graph.rehearsal import Rehearsal
-from efftrain.profiling.live_memory import LiveMemory, memory_bytes
+from efftrain.profiling.live_memory import LiveMemory
 from efftrain.profiling.loss import LossFunction, loss_of
+from efftrain.profiling.peak import StepPeak
 from efftrain.profiling.saved import Saved, SavedRecorder
 from efftrain.profiling.step_count import StepCount
 from efftrain.profiling.step_counter import StepCounter
+from efftrain.profiling.storage_bytes import memory_bytes
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-
-
-@dataclass(frozen=True)
-class StepPeak:
-    """Memory of a step, in bytes.
-
-    Attributes:
-        step_peak_bytes: The most that is held at any moment: parameters, buffers, the batch,
-            optimizer state, and what the step makes (activations, gradients, temporaries) while it
-            is alive. Gradients are freed before each step (`zero_grad`'s default).
-        parameter_bytes: Of all parameters.
-        buffer_bytes: Of the buffers.
-        batch_bytes: Of the model's input.
-        gradient_bytes: Of the gradients after backward.
-        optimizer_bytes: Of the optimizer's state, which is there from the second step on.
-    """
-
-    step_peak_bytes: int
-    parameter_bytes: int
-    buffer_bytes: int
-    batch_bytes: int
-    gradient_bytes: int
-    optimizer_bytes: int
-
-    def to_dict(self) -> dict[str, int]:
-        """The figures by name."""
-        return {
-            "step_peak_bytes": self.step_peak_bytes,
-            "parameter_bytes": self.parameter_bytes,
-            "buffer_bytes": self.buffer_bytes,
-            "batch_bytes": self.batch_bytes,
-            "gradient_bytes": self.gradient_bytes,
-            "optimizer_bytes": self.optimizer_bytes,
-        }
-
-
-def _autocast(dtype: torch.dtype | None) -> AbstractContextManager[object]:
-    """As Lightning's mixed precision has it; a rehearsal runs on the CPU, also for a GPU."""
-    return nullcontext() if dtype is None else torch.autocast("cpu", dtype)
 
 
 @dataclass(frozen=True)
@@ -90,7 +53,8 @@ def run_step(
         loss_fn: From the model's output to a scalar; see `loss_of`.
         optimizer: Makes an optimizer from the trainable parameters.
         memory: Whether to follow what is kept and held, too.
-        autocast: Low precision of forward and loss; None for that of the parameters.
+        autocast: Low precision that forward and loss are cast to, such as `torch.bfloat16`; None
+            for that of the parameters.
 
     Returns:
         What the step showed.
@@ -107,15 +71,17 @@ def run_step(
             recorder.on_call(call)
             live.on_call(call)
 
+    if memory:
+        live.follow_gradients(parameters)
     state_bytes = 0
     with torch.enable_grad(), Observer(listen):
-        with recorder.hooks() if memory else nullcontext(), _autocast(autocast):
+        with recorder.hooks() if memory else nullcontext(), _autocast(parameters, autocast):
             loss = loss_of(rehearsal.forward(), loss_fn)
         saved = recorder.result() if memory else None
         if loss is not None and loss.requires_grad:
             torch.autograd.backward(loss)
         del loss
-        backward_peak = live.peak_bytes
+        backward = live.peaks
         gradients = memory_bytes([p.grad for p in parameters if p.grad is not None])
         if optimizer is not None:
             counter.optimizing = True
@@ -125,14 +91,27 @@ def run_step(
             state_bytes = memory_bytes([t for t in state if isinstance(t, Tensor)])
     if not memory:
         return Step(counter.result(), None, None)
+    # the first step makes the state at its end; later ones find it there from the start
+    peaks = live.peaks.at_least(backward.above(state_bytes))
     there = [memory_bytes(parameters), memory_bytes(buffers), memory_bytes(batch)]
     peak = StepPeak(
-        # the first step makes the state at its end; later ones find it there from the start
-        step_peak_bytes=sum(there) + max(backward_peak + state_bytes, live.peak_bytes),
+        step_peak_bytes=sum(there) + peaks.held,
+        scratch_bytes=peaks.held - peaks.tensors,
         parameter_bytes=there[0],
         buffer_bytes=there[1],
         batch_bytes=there[2],
         gradient_bytes=gradients,
         optimizer_bytes=state_bytes,
+        working_peak_bytes=peaks.without_gradients - state_bytes,
     )
     return Step(counter.result(), saved, peak)
+
+
+def _autocast(
+    parameters: list[nn.Parameter], dtype: torch.dtype | None
+) -> AbstractContextManager[object]:
+    """As Lightning's mixed precision: a weight is cast anew each time that it is used."""
+    if dtype is None:
+        return nullcontext()
+    device = parameters[0].device.type if parameters else "cpu"
+    return torch.autocast(device, dtype, cache_enabled=False)

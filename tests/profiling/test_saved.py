@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 
 import pytest
@@ -10,21 +9,12 @@ import timm
 import torch
 import torchvision
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
 from efftrain.profiling.saved import find_saved
+from tests.profiling.allocator import kept_for_backward
 
 F32 = 4
-
-
-def allocated(model: nn.Module, batch: Tensor) -> int:
-    """Bytes that the CPU's allocator handed out in forward and did not get back; less the output."""
-    gc.collect()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        output = model(batch)
-    net = sum(event.self_cpu_memory_usage for event in profiler.key_averages())
-    return net - output.untyped_storage().nbytes()
 
 
 def in_mode(model: nn.Module, mode: str) -> nn.Module:
@@ -56,7 +46,7 @@ def test_what_is_kept_is_what_the_allocator_keeps(name: str) -> None:
     batch = torch.rand(2, 3, 56 if name == "swin" else 64, 56 if name == "swin" else 64)
     for mode in ("full", "norm", "head"):
         in_mode(model, mode)
-        measured = allocated(model, batch)
+        measured = kept_for_backward(lambda model=model, batch=batch: model(batch).sum())
         # timm's stochastic depth and dropout draw small masks that are gone or kept with the rest
         assert find_saved(model, batch).saved_bytes == pytest.approx(measured, rel=0.005, abs=64)
 

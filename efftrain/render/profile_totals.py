@@ -267,7 +267,10 @@ def _of_step(profile: Profile) -> Iterable[Total]:
                 ("optimizer state", peak.optimizer_bytes),
             )
             + without,
-            f"activations, gradients and temporaries at that moment {bytes_text(made_bytes(profile))}",
+            f"activations, gradients and temporaries at that moment {bytes_text(made_bytes(profile))}"
+            + (
+                f", {bytes_text(peak.scratch_bytes)} of it in kernels" if peak.scratch_bytes else ""
+            ),
             f"gradients after backward {bytes_text(peak.gradient_bytes)}",
         ),
         "predicted",

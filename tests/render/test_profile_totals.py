@@ -44,6 +44,12 @@ def test_the_parts_of_the_step_peak_add_up_to_it():
     assert "(no optimizer given)" in total(profile_of(Small(), 3), "step peak").details[0]
 
 
+def test_what_kernels_take_inside_is_named_as_a_part_of_the_peak(small):
+    peak = replace(small.memory.peak, scratch_bytes=2048)
+    found = replace(small, memory=replace(small.memory, peak=peak))
+    assert total(found, "step peak").details[1].endswith(", 2.0 KiB of it in kernels")
+
+
 def test_saved_bytes_are_split_by_cause(small):
     # 4 products keep their inputs (stem's is the batch, which is there anyway), 3 ReLUs their results
     assert total(small, "saved").value == "224 B"

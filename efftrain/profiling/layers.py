@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,7 +23,8 @@ class Layer:
         type: Its class.
         input_shape: Of the first activation that it reads.
         output_shape: Of the last tensor that it makes.
-        params: Elements of its own parameters.
+        params: Elements of its own parameters, and of those of children that it uses without
+            calling them (the output projection of `nn.MultiheadAttention`).
         trainable: Of these, those that train.
         macs: Multiply-accumulates.
         flops: 2 x MACs and all other floating point operations.
@@ -101,14 +103,15 @@ def find_layers(
     for entry in count.entries:
         for position, value in enumerate((entry.macs, entry.flops, entry.bytes_moved)):
             sums[entry.path][position] += value
+    owned = _with_those_not_called(parameters, first)
     return tuple(
         Layer(
             path=path,
             type=graph.types[path],
             input_shape=first[path],
             output_shape=last[path],
-            params=parameters.get(path, (0, 0))[0],
-            trainable=parameters.get(path, (0, 0))[1],
+            params=owned.get(path, (0, 0))[0],
+            trainable=owned.get(path, (0, 0))[1],
             macs=sums[path][0],
             flops=sums[path][1],
             activations=activations.by_module.get(path, 0),
@@ -116,3 +119,16 @@ def find_layers(
         )
         for path in first
     )
+
+
+def _with_those_not_called(
+    parameters: dict[str, tuple[int, int]], running: Container[str]
+) -> dict[str, tuple[int, int]]:
+    """Give the parameters of modules that run nothing to the nearest one above them that does."""
+    owned: dict[str, tuple[int, int]] = {}
+    for path, (own, trained) in parameters.items():
+        while path and path not in running:
+            path = path.rpartition(".")[0]
+        before = owned.get(path, (0, 0))
+        owned[path] = before[0] + own, before[1] + trained
+    return owned

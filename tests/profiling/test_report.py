@@ -72,7 +72,7 @@ def test_layers_hold_what_each_module_does_itself() -> None:
 
 
 def test_layers_add_up_to_the_whole() -> None:
-    for name in ("mobilenet_v3_large", "timm_vit"):
+    for name in ("mobilenet_v3_large", "timm_vit", "vit_b_16"):
         known = zoo.build(name)
         report = profile(known.model, known.batch)
         assert sum(layer.macs for layer in report.layers) == report.macs.forward == known.macs

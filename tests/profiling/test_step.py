@@ -159,9 +159,41 @@ def test_each_part_is_the_count_by_hand() -> None:
     assert found.batch_bytes == F32 * 800
     assert found.gradient_bytes == F32 * trained
     assert found.optimizer_bytes == 2 * F32 * trained + 3 * F32
-    sgd = predicted(model, torch.zeros(8, 100), lambda p: torch.optim.SGD(p, lr=0.1))
-    assert sgd.optimizer_bytes == 0
-    assert sgd.to_dict().keys() >= {"step_peak_bytes", "gradient_bytes"}
+    assert found.to_dict().keys() >= {"step_peak_bytes", "scratch_bytes", "gradient_bytes"}
+
+
+def test_scratch_is_what_kernels_add_to_the_peak() -> None:
+    model = nn.Conv2d(64, 64, 3, padding=1, bias=False).requires_grad_(False)
+    found = predicted(model, torch.zeros(8, 64, 16, 16))
+    side, weights, loss = F32 * 8 * 64 * 16 * 16, F32 * 64 * 64 * 9, F32
+    # source, weights and result in blocks; tensors alone would be the result and the loss
+    assert found.step_peak_bytes == (weights + side) + (side + weights + side)
+    assert found.scratch_bytes == (side + weights + side) - (side + loss)
+    on_linear = predicted(nn.Linear(100, 50), torch.zeros(8, 100))
+    assert on_linear.scratch_bytes == 0
+
+
+MATRIX, VECTORS, TENSORS = 100 * 50, 2 * 50, 3
+STATES: dict[str, tuple[Callable[..., torch.optim.Optimizer], int]] = {
+    "sgd": (lambda p: torch.optim.SGD(p, lr=0.1), 0),
+    "momentum": (lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), MATRIX + VECTORS),
+    # two moments, and each tensor counts its own steps
+    "adam": (torch.optim.Adam, 2 * (MATRIX + VECTORS) + TENSORS),
+    "adamw": (torch.optim.AdamW, 2 * (MATRIX + VECTORS) + TENSORS),
+    "foreach": (lambda p: torch.optim.AdamW(p, foreach=True), 2 * (MATRIX + VECTORS) + TENSORS),
+    "fused": (lambda p: torch.optim.AdamW(p, fused=True), 2 * (MATRIX + VECTORS) + TENSORS),
+    # a matrix' second moment as a row and a column
+    "adafactor": (torch.optim.Adafactor, 100 + 50 + VECTORS + TENSORS),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_the_optimizers_state_is_the_count_by_hand_and_its_peak_the_allocators(name: str) -> None:
+    optimizer, elements = STATES[name]
+    model = nn.Sequential(nn.Linear(100, 50, bias=False), nn.BatchNorm1d(50))
+    batch = torch.ones(8, 100)
+    assert predicted(model, batch, optimizer).optimizer_bytes == F32 * elements
+    assert_measured(model, batch, optimizer)
 
 
 def test_the_peak_of_a_chain_is_the_sum_of_what_is_alive() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from efftrain.graph.trace import Graph, Operation, Reference
 from efftrain.profiling.field import Field, FieldState, merge
@@ -11,6 +12,7 @@ from efftrain.profiling.products import PRODUCTS
 
 _CONVOLUTIONS = frozenset(name for name in PRODUCTS if "conv" in name)
 _POOLS = frozenset(["max_pool2d_with_indices", "avg_pool2d"])
+_POOLS_TO_SIZE = frozenset(["_adaptive_avg_pool2d", "adaptive_max_pool2d"])
 # What keeps every position where it is, besides pointwise operators.
 _IN_PLACE = frozenset(
     ["native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "clone",
@@ -28,12 +30,24 @@ class LayerField:
         operator: Such as `convolution`.
         size: Pixels of the input.
         stride: Pixels from one position to the next.
+        shape: Channels, height and width of its result.
     """
 
     path: str
     operator: str
     size: int
     stride: int
+    shape: tuple[int, int, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The layer under its JSON keys."""
+        return {
+            "path": self.path,
+            "operator": self.operator,
+            "size": self.size,
+            "stride": self.stride,
+            "shape": list(self.shape),
+        }
 
 
 class FieldWalk:
@@ -71,7 +85,9 @@ class FieldWalk:
         result = rule(self, operation, states)
         for index in operation.outputs:
             self.state[index] = result
-        if isinstance(result, Field) and not operation.operator.view:
+        # a pool to the size that is there already changes nothing; on a wider image it would
+        idle = operation.operator.name in _POOLS_TO_SIZE and result is states[0]
+        if isinstance(result, Field) and not operation.operator.view and not idle:
             self.last, self.number = result, number
 
     def shape(self, operation: Operation, position: int) -> tuple[int, ...]:
@@ -114,7 +130,9 @@ def _window(walk: FieldWalk, operation: Operation, states: Sequence[FieldState])
         dilation = arguments[4][-1] if name.startswith("max") and len(arguments) > 4 else 1
     shape = walk.result_shape(operation)
     made = state.through_window(kernel, stride, padding, dilation).shaped(shape)
-    walk.layers.append(LayerField(operation.path, name, made.size, made.jump))
+    channels, height, width = shape[-3:]
+    layer = LayerField(operation.path, name, made.size, made.jump, (channels, height, width))
+    walk.layers.append(layer)
     return made
 
 
@@ -212,7 +230,7 @@ def _other(walk: FieldWalk, operation: Operation, states: Sequence[FieldState]) 
 _Rule = Callable[[FieldWalk, Operation, Sequence[FieldState]], FieldState]
 _RULES: dict[str, _Rule] = {
     **dict.fromkeys(_CONVOLUTIONS | _POOLS, _window),
-    **dict.fromkeys(["_adaptive_avg_pool2d", "adaptive_max_pool2d"], _pool_to_size),
+    **dict.fromkeys(_POOLS_TO_SIZE, _pool_to_size),
     **dict.fromkeys(["mean", "sum", "amax", "var", "var_mean"], _reduce),
     **dict.fromkeys(["constant_pad_nd", "reflection_pad2d", "replication_pad2d"], _pad),
     **dict.fromkeys(["mm", "addmm", "bmm", "baddbmm", "linear"], _product),

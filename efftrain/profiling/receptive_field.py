@@ -8,7 +8,8 @@ that of Araujo, Norris and Sim, "Computing Receptive Fields of Convolutional Neu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from torch import nn
@@ -17,6 +18,31 @@ from efftrain.graph.trace import Graph, trace
 from efftrain.profiling.field_walk import FieldWalk, LayerField
 
 Status = Literal["complete", "partial", "unavailable"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The layers that work at one resolution.
+
+    Attributes:
+        stride: Pixels between two of their positions.
+        first: Path of the first of them.
+        last: Path of the last of them.
+        layers: How many convolutions and pools.
+        shape: Channels, height and width of the largest of their results.
+        size: Pixels that a position sees at the end of the stage.
+    """
+
+    stride: int
+    first: str
+    last: str
+    layers: int
+    shape: tuple[int, int, int]
+    size: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The stage under its JSON keys."""
+        return {**asdict(self), "shape": list(self.shape)}
 
 
 @dataclass(frozen=True)
@@ -49,6 +75,24 @@ class ReceptiveField:
     start: int
     verified: bool | None = None
 
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The network by resolution, in the order in which its strides first appear."""
+        groups: dict[int, list[LayerField]] = {}
+        for layer in self.layers:
+            groups.setdefault(layer.stride, []).append(layer)
+        return tuple(
+            Stage(
+                stride=stride,
+                first=group[0].path,
+                last=group[-1].path,
+                layers=len(group),
+                shape=max((layer.shape for layer in group), key=math.prod),
+                size=max(layer.size for layer in group),  # that of the longest branch
+            )
+            for stride, group in groups.items()
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Under the JSON keys; what is not known is left out."""
         found: dict[str, Any] = {"status": self.status}
@@ -61,6 +105,8 @@ class ReceptiveField:
         if self.stride is not None:
             found["stride"] = self.stride
             found["stride_schedule"] = [list(step) for step in self.stride_schedule]
+            found["stages"] = [stage.to_dict() for stage in self.stages]
+            found["layers"] = [layer.to_dict() for layer in self.layers]
         if self.verified is not None:
             found["verified"] = self.verified
         return found

@@ -100,7 +100,14 @@ def test_the_peak_of_a_microcontrollers_model_is_near_the_published_one() -> Non
     assert peak / 1024 == pytest.approx(308, rel=0.02)
 
 
-FVCORE = ["mobilenet_v3_large", "vit_b_16", "swin_t"]
+FVCORE = [
+    "resnet50",
+    "mobilenet_v3_large",
+    "efficientnet_b0",
+    "convnext_tiny",
+    "vit_b_16",
+    "swin_t",
+]
 
 
 @pytest.mark.parametrize("name", FVCORE)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+import timm
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -60,6 +62,43 @@ def test_the_stride_grows_layer_by_layer() -> None:
         ("layer4.0.conv2", 32),
     )  # fmt: skip
     assert (field.layers[0].size, field.layers[1].size) == (7, 11)
+
+
+def test_stages_of_a_residual_network_are_its_resolutions() -> None:
+    """He et al. 2016, table 1: 112, 56, 28, 14 and 7 positions a side; 3, 4, 6 and 3 blocks."""
+    known = zoo.build("resnet50")
+    found = find_receptive_field(known.model, known.batch)
+    stages = found.stages
+    assert [(s.stride, s.shape) for s in stages] == [
+        (2, (64, 112, 112)), (4, (256, 56, 56)), (8, (512, 28, 28)), (16, (1024, 14, 14)),
+        (32, (2048, 7, 7)),
+    ]  # fmt: skip
+    # a block has three layers and the first of each stage one beside them; the first layer of a stage
+    # still works at the resolution before, and the pool begins the second
+    beside = 1
+    assert [s.layers for s in stages] == [
+        1, 1 + 3 * 3 + beside + 1, 3 * 4 - 1 + beside + 1, 3 * 6 - 1 + beside + 1,
+        3 * 3 - 1 + beside,
+    ]  # fmt: skip
+    assert [(s.first, s.last) for s in stages[:2]] == [
+        ("conv1", "conv1"), ("maxpool", "layer2.0.conv1"),
+    ]  # fmt: skip
+    # stem 7, pool 11; each 3 x 3 adds twice its input's stride
+    sizes = [7, 11 + 3 * 2 * 4]
+    sizes.append(sizes[-1] + 2 * 4 + 3 * 2 * 8)
+    sizes.append(sizes[-1] + 2 * 8 + 5 * 2 * 16)
+    sizes.append(sizes[-1] + 2 * 16 + 2 * 2 * 32)
+    assert [s.size for s in stages] == sizes
+    assert sizes[-1] == 427
+    report = found.to_dict()
+    assert report["stages"][0] == {
+        "stride": 2, "first": "conv1", "last": "conv1", "layers": 1, "shape": [64, 112, 112], "size": 7,
+    }  # fmt: skip
+    assert report["layers"][1] == {
+        "path": "maxpool", "operator": "max_pool2d_with_indices", "size": 11, "stride": 4,
+        "shape": [64, 56, 56],
+    }  # fmt: skip
+    assert sum(s.layers for s in stages) == len(report["layers"]) == 54
 
 
 @pytest.mark.parametrize("name", ["vit_b_16", "timm_vit"])
@@ -137,6 +176,13 @@ MODELS = {
         nn.Sequential(nn.Conv2d(3, 4, 5, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)),
         5, 4,
     ),
+    # as VGG: nothing at the size that the model is made for, something at every other
+    "pooled_to_size": (
+        nn.Sequential(
+            nn.Conv2d(3, 4, 3, 2, 1), nn.AdaptiveAvgPool2d(32), nn.Flatten(), nn.Linear(4 * 32**2, 2)
+        ),
+        3, 2,
+    ),
     "average": (nn.Sequential(nn.AvgPool2d(3, 2, 1), nn.AdaptiveAvgPool2d(16)), 5, 4),
 }  # fmt: skip
 
@@ -160,6 +206,42 @@ def test_running_the_model_confirms_the_field(name: str) -> None:
     field = find_receptive_field(model, torch.zeros(1, 3, 224, 224))
     assert verify_receptive_field(model, field).verified
     assert model.training
+
+
+def hugging_face(name: str) -> nn.Module:
+    import transformers
+
+    options = {"downsample_in_bottleneck": True} if name == "ResNet" else {}
+    return getattr(transformers, f"{name}Model")(getattr(transformers, f"{name}Config")(**options))
+
+
+# Every convolutional network of the audit figures and their like in the three libraries.
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    **{
+        name: lambda name=name: torchvision.models.get_model(name, weights=None)
+        for name in ("resnext50_32x4d", "efficientnet_b0", "densenet121", "shufflenet_v2_x1_0",
+                     "vgg11", "convnext_tiny")
+    },
+    **{
+        f"timm_{name}": lambda name=name: timm.create_model(name)
+        for name in ("resnet50", "mobilenetv2_100", "mobilenetv3_large_100", "ghostnet_100")
+    },
+    **{
+        f"transformers_{name}": lambda name=name: hugging_face(name)
+        for name in ("ResNet", "MobileNetV2", "ConvNext")
+    },
+}  # fmt: skip
+KNOWN = {"transformers_ResNet": 483, "convnext_tiny": 1688, "transformers_ConvNext": 1688}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_graph_and_probe_agree_on_thirteen_networks(name: str) -> None:
+    model = NETWORKS[name]()
+    field = find_receptive_field(model, torch.zeros(1, 3, 224, 224))
+    assert field.status == "complete"
+    assert field.size == KNOWN.get(name, field.size)
+    assert verify_receptive_field(model, field).verified
 
 
 @pytest.mark.parametrize("wrong", [{"size": 10}, {"size": 12}, {"start": -6}, {"start": -4}])

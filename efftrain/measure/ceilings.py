@@ -68,15 +68,33 @@ def load_or_measure(
         MachineError: It had to be measured and has too little free memory.
     """
     device = torch.device(device)
-    path = _cache_file(device, cache_folder() if folder is None else folder)
-    kept = None if refresh else _read(path)
-    if kept is not None and (kept.device, kept.threads) == (device_name(device), _threads(device)):
+    kept = None if refresh else kept_ceilings(device, folder)
+    if kept is not None:
         return kept
     found = (measure or measure_ceilings)(device)
     if not found.disturbed:
+        path = _cache_file(device, cache_folder() if folder is None else folder)
         with contextlib.suppress(EfftrainError):
             write_text(path, json.dumps(found.to_dict(), indent=2) + "\n")
     return found
+
+
+def kept_ceilings(
+    device: torch.device | str = "cpu", folder: Path | None = None
+) -> Ceilings | None:
+    """The ceilings that `load_or_measure` has kept of a device, without measuring anything.
+
+    Args:
+        device: Such as "cpu", "cuda:1".
+        folder: Where they are kept; as for `load_or_measure`.
+
+    Returns:
+        None where there are none for it at the current number of CPU threads.
+    """
+    device = torch.device(device)
+    kept = _read(_cache_file(device, cache_folder() if folder is None else folder))
+    asked = (device_name(device), _threads(device))
+    return kept if kept is not None and (kept.device, kept.threads) == asked else None
 
 
 def measure_ceilings(
@@ -112,14 +130,14 @@ def measure_ceilings(
     array_bytes = array_bytes or _array_bytes(device)
     peaks: dict[str, float] = {}
     with torch.inference_mode():
-        disturbed = _is_disturbed(watch, device)
+        disturbed = watch.is_disturbed()
         for dtype in dtypes:
             peak = best_product(lambda n, dtype=dtype: _product(n, dtype, device), watch, sizes)
             if peak is not None:
                 peaks[str(dtype).removeprefix("torch.")] = peak
-        disturbed |= _is_disturbed(watch, device)
+        disturbed |= watch.is_disturbed()
         bandwidth = _bandwidth(watch, array_bytes, device)
-        disturbed |= _is_disturbed(watch, device)
+        disturbed |= watch.is_disturbed()
     return Ceilings(
         device=device_name(device),
         threads=_threads(device),
@@ -198,12 +216,6 @@ def _read(path: Path) -> Ceilings | None:
 
 def _threads(device: torch.device) -> int | None:
     return torch.get_num_threads() if device.type == "cpu" else None
-
-
-def _is_disturbed(watch: Stopwatch, device: torch.device) -> bool:
-    if device.type != "cpu":
-        return False
-    return watch.cores(_product(512, torch.float32, device)) < 0.9 * torch.get_num_threads()
 
 
 def _product(size: int, dtype: torch.dtype, device: torch.device) -> Work:

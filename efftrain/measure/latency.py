@@ -22,8 +22,9 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from efftrain.errors import ConfigError
 from efftrain.graph.rehearsal import batch_size, call_arguments, first_sample
-from efftrain.measure.device import device_name, synchronize
+from efftrain.measure.device import device_name
 from efftrain.measure.step_clock import Clock
+from efftrain.measure.stopwatch import Stopwatch
 from efftrain.profiling.loss import LossFunction, loss_of
 from efftrain.profiling.step import OptimizerFactory
 from efftrain.surgery.equality import in_eval
@@ -51,6 +52,8 @@ class Latency:
         samples: In each run.
         device: Its name.
         threads: Of the CPU; None on an accelerator.
+        disturbed: Whether other programs had part of the CPU just before or after: the times may
+            then be many times too long. Of an accelerator it is not known.
     """
 
     p50_ms: float
@@ -61,6 +64,7 @@ class Latency:
     samples: int
     device: str
     threads: int | None
+    disturbed: bool
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values; `threads` left out where it is None."""
@@ -97,8 +101,7 @@ def measure_latency(
     """
     with inference(model, batch) as (device, batch):
         args, kwargs = call_arguments(first_sample(batch))
-        taken = _time(lambda: model(*args, **kwargs), device, runs, warmup, progress, clock)
-    return _latency(taken, warmup, 1, device)
+        return _time(lambda: model(*args, **kwargs), device, runs, warmup, 1, progress, clock)
 
 
 def measure_step(
@@ -150,8 +153,7 @@ def measure_step(
             trained.zero_grad(set_to_none=True)
 
         trained.zero_grad(set_to_none=True)
-        taken = _time(step, device, runs, warmup, progress, clock)
-    return _latency(taken, warmup, batch_size(batch), device)
+        return _time(step, device, runs, warmup, batch_size(batch), progress, clock)
 
 
 @contextmanager
@@ -201,35 +203,30 @@ def _time(
     device: torch.device,
     runs: int,
     warmup: int,
+    samples: int,
     progress: Progress | None,
     clock: Clock,
-) -> list[float]:
-    """Seconds of each run after the warm-up."""
+) -> Latency:
     if runs < 1:
         raise ConfigError(f"runs must be at least 1, got {runs}")
-    taken: list[float] = []
+    watch, taken_s = Stopwatch(device, clock), list[float]()
+    disturbed = Stopwatch(device).is_disturbed()
     for run in range(-warmup, runs):
-        synchronize(device)
-        began = clock()
-        work()
-        synchronize(device)
+        seconds = watch.seconds(work)
         if run >= 0:
-            taken.append(clock() - began)
+            taken_s.append(seconds)
             if progress is not None:
                 progress(run + 1, runs)
-    return taken
-
-
-def _latency(taken_s: list[float], warmup: int, samples: int, device: torch.device) -> Latency:
     times = torch.tensor(taken_s, dtype=torch.float64) * MS_PER_S
     p50, p90, p99 = torch.quantile(times, torch.tensor([0.5, 0.9, 0.99]).double()).tolist()
     return Latency(
         p50_ms=p50,
         p90_ms=p90,
         p99_ms=p99,
-        runs=len(taken_s),
+        runs=runs,
         warmup=warmup,
         samples=samples,
         device=device_name(device),
         threads=torch.get_num_threads() if device.type == "cpu" else None,
+        disturbed=Stopwatch(device).is_disturbed() or disturbed,
     )

@@ -14,7 +14,7 @@ from efftrain.measure.step_clock import Clock
 
 RUNS = 5
 RUN_S = 0.004  # several calls make a run this long, so that waiting for a device is a small part
-CORES_S = 0.05
+CORES_S = 0.03
 
 Work = Callable[[], object]
 
@@ -69,14 +69,20 @@ class Stopwatch:
         return amount / max(statistics.median(taken or [once_s]), 1e-9)
 
     def cores(self, work: Work) -> float:
-        """How many cores some work on a CPU had: the number of its threads, where nobody disturbs.
-
-        torch's threads do not sleep while they wait for each other, so one that others keep from
-        its core shows. One such thread holds up all the others: the rate falls to a tenth, not to
-        a half.
-        """
+        """How many cores some work on a CPU had: the number of its threads, where nobody disturbs."""
         self.seconds(work)
         began, cpu_began = self.clock(), self._cpu_clock()
         while self.clock() - began < CORES_S:
             work()
         return (self._cpu_clock() - cpu_began) / (self.clock() - began)
+
+    def is_disturbed(self) -> bool:
+        """Whether other programs have part of the CPU just now; of an accelerator it is not known.
+
+        torch's threads do not sleep while they wait for each other, so one that others keep from
+        its core shows. It holds up all the others: the rate falls to a tenth, not to a half.
+        """
+        if self._device.type != "cpu":
+            return False
+        a = torch.ones(512, 512)
+        return self.cores(lambda: a @ a) < 0.9 * torch.get_num_threads()

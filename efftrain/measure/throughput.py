@@ -53,12 +53,15 @@ class ThroughputSweep:
             have been "out of time".
         device: Its name.
         threads: Of the CPU; None on an accelerator.
+        disturbed: Whether other programs had part of the CPU just before or after: all rates may
+            then be many times too low. Of an accelerator it is not known.
     """
 
     points: tuple[ThroughputPoint, ...]
     end: End
     device: str
     threads: int | None
+    disturbed: bool
 
     @property
     def best(self) -> ThroughputPoint:
@@ -73,6 +76,7 @@ class ThroughputSweep:
             "points": [asdict(point) for point in self.points],
             "end": self.end,
             "device": self.device,
+            "disturbed": self.disturbed,
         }
         return found if self.threads is None else {**found, "threads": self.threads}
 
@@ -112,6 +116,7 @@ def measure_throughput(
     end: End = "all"
     began = clock()
     with inference(model, batch) as (device, batch):
+        disturbed = Stopwatch(device).is_disturbed()
         for size in sorted(batch_sizes):
             left_s = budget_s - (clock() - began)
             if points and (WARMUP + POINT_RUNS) * size / points[-1].samples_per_s > left_s:
@@ -129,8 +134,13 @@ def measure_throughput(
             f"{type(model).__name__} runs out of memory on {device} with a batch of "
             f"{min(batch_sizes)}; give smaller batch_sizes or smaller inputs"
         )
-    threads = torch.get_num_threads() if device.type == "cpu" else None
-    return ThroughputSweep(tuple(points), end, device_name(device), threads)
+    return ThroughputSweep(
+        points=tuple(points),
+        end=end,
+        device=device_name(device),
+        threads=torch.get_num_threads() if device.type == "cpu" else None,
+        disturbed=Stopwatch(device).is_disturbed() or disturbed,
+    )
 
 
 def of_size(batch: Any, size: int) -> Any:

@@ -53,17 +53,12 @@ def clock() -> float:
     return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
-def is_calm() -> bool:
-    """Whether every thread has a core of its own just now."""
-    a = torch.rand(512, 512)
-    return Stopwatch(CPU, clock).cores(lambda: a @ a) >= 0.9 * torch.get_num_threads()
-
-
 def calmly(measure: Callable[[], T]) -> T:
     """Measure until nobody disturbs."""
+    watch = Stopwatch(CPU, clock)
     for _ in range(TRIES):
-        before, found = is_calm(), measure()
-        if before and is_calm():
+        before, found = watch.is_disturbed(), measure()
+        if not (before or watch.is_disturbed()):
             return found
     sys.exit("another program keeps the cores busy; end it, or give fewer --threads")
 

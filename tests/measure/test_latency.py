@@ -6,6 +6,7 @@ from efftrain.errors import ConfigError
 from efftrain.measure.device import device_name
 from efftrain.measure.latency import measure_latency, measure_step
 from efftrain.measure.layer_times import measure_layers
+from efftrain.measure.stopwatch import Stopwatch
 from efftrain.measure.throughput import measure_throughput
 from tests.measure.slow_models import FakeClock, Slow
 
@@ -13,6 +14,12 @@ from tests.measure.slow_models import FakeClock, Slow
 @pytest.fixture
 def now():
     return FakeClock()
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    """Spares each test the look at what else runs on the machine."""
+    monkeypatch.setattr(Stopwatch, "is_disturbed", lambda self: False)
 
 
 class Steps(nn.Module):
@@ -53,6 +60,14 @@ def test_where_it_was_measured_stands_beside_the_figure(now):
     assert written["device"] == device_name(torch.device("cpu"))
     assert written["threads"] == torch.get_num_threads()
     assert written["runs"] == 1
+
+
+@pytest.mark.parametrize("when", [[False, False], [True, False], [False, True]])
+def test_other_programs_before_or_after_are_told(now, monkeypatch, when):
+    disturbed = iter(when)
+    monkeypatch.setattr(Stopwatch, "is_disturbed", lambda self: next(disturbed))
+    found = measure_latency(Slow(now, 0.001), torch.zeros(1, 3), runs=1, clock=now)
+    assert found.to_dict()["disturbed"] is any(when)
 
 
 def test_progress_is_told_of_each_run_and_its_own_time_does_not_count(now):

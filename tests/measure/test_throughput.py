@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from efftrain.errors import ConfigError, MachineError
+from efftrain.measure.stopwatch import Stopwatch
 from efftrain.measure.throughput import is_out_of_memory, measure_throughput, of_size
 from tests.measure.slow_models import FakeClock, Slow
 
@@ -10,6 +11,12 @@ from tests.measure.slow_models import FakeClock, Slow
 @pytest.fixture
 def now():
     return FakeClock()
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    """Spares each test the look at what else runs on the machine."""
+    monkeypatch.setattr(Stopwatch, "is_disturbed", lambda self: False)
 
 
 def test_the_best_point_has_the_size_that_gave_it_and_all_points_stay(now):
@@ -101,6 +108,14 @@ def test_the_sweep_ends_before_it_would_take_too_long(now):
     assert [point.batch_size for point in found.points] == [1, 2]
     assert found.end == "out of time"
     assert 4 not in model.sizes
+
+
+@pytest.mark.parametrize("when", [[False, False], [True, False], [False, True]])
+def test_other_programs_before_or_after_are_told(now, monkeypatch, when):
+    disturbed = iter(when)
+    monkeypatch.setattr(Stopwatch, "is_disturbed", lambda self: next(disturbed))
+    found = measure_throughput(Slow(now, 0.1), torch.zeros(1, 3), batch_sizes=[1], clock=now)
+    assert found.to_dict()["disturbed"] is any(when)
 
 
 def test_progress_is_told_of_each_size(now):

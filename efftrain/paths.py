@@ -58,6 +58,21 @@ class RunFolder:
         return self.root / "summary.md"
 
     @property
+    def layers_csv(self) -> Path:
+        """What each layer costs, one on a line."""
+        return self.root / "layers.csv"
+
+    @property
+    def report_html(self) -> Path:
+        """What a job costs, as a page."""
+        return self.root / "report.html"
+
+    @property
+    def figures(self) -> Path:
+        """What a job costs, drawn."""
+        return self.root / "figures.png"
+
+    @property
     def environment(self) -> Path:
         """Versions and hardware that the run saw."""
         return self.root / "env.json"

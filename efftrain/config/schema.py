@@ -10,6 +10,7 @@ what it names, so the signature is the schema and nothing is written twice.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -88,9 +89,10 @@ class ProfileConfig(TrainConfig):
     batch_size: int
     num_classes: int | None
     loss: Literal["task", "sum"]
-    device: Literal["cpu", "meta"]
+    device: Literal["cpu", "cuda", "mps", "meta"]
     fit: str | None
     fit_methods: list[str]
+    against: Mapping[str, Any]  # a dict would be something to build
     measure: bool
     ceilings: bool
     second_opinion: bool

@@ -17,6 +17,10 @@ LAYER_FIGURES = (
 """Figures of a layer: the first five of inference of one sample, the others of the training step."""
 
 
+MENTIONED = 0.0005
+"""Share of a total below which a part of it is no reason."""
+
+
 @dataclass(frozen=True)
 class Change:
     """One figure, before and after.
@@ -132,6 +136,7 @@ _TOTALS: dict[str, Callable[[Profile], float | None]] = {
     "arithmetic_intensity": lambda p: p.intensity,
     "latency.predicted_ms": lambda p: None if p.latency is None else p.latency.predicted_ms,
     "latency.step_predicted_ms": lambda p: p.step_latency and p.step_latency.predicted_ms,
+    "energy.estimated_mj": lambda p: p.energy.estimated_mj,
 }
 
 
@@ -207,7 +212,7 @@ def _reasons(before: Profile, after: Profile, totals: dict[str, Change]) -> list
         ("latency.predicted_ms", totals["macs.forward"], (before, after)),
         ("latency.step_predicted_ms", totals["flops.step"], None),
     ):
-        if name in totals and totals[name].ratio and macs.ratio:
+        if name in totals and totals[name].ratio and totals[name].difference and macs.ratio:
             reasons.append(_time(name, totals[name], macs, profiles))
     return [reason for reason in reasons if reason]
 
@@ -229,9 +234,9 @@ def _operations(step: Change, before: Profile, after: Profile) -> str:
             sum(e.flops for e in profile.training.entries if e.phase == phase)
             for profile in (before, after)
         )
-        if old != new:
+        if abs(new - old) >= MENTIONED * step.before:
             parts.append(f"{name} {_signed((new - old) / step.before)}")
-    return f"A step has {_times(step.ratio)} the operations; of those before: {', '.join(parts)}."
+    return f"A step has {_times(step.ratio)} the operations{_of_before(parts)}."
 
 
 def _kept(saved: Change, before: Profile, after: Profile) -> str:
@@ -243,11 +248,9 @@ def _kept(saved: Change, before: Profile, after: Profile) -> str:
     parts = [
         f"{cause} {_signed((new.get(cause, 0) - old.get(cause, 0)) / saved.before)}"
         for cause in causes
-        if new.get(cause, 0) != old.get(cause, 0)
+        if abs(new.get(cause, 0) - old.get(cause, 0)) >= MENTIONED * saved.before
     ]
-    return (
-        f"Backward keeps {_times(saved.ratio or 0)} the bytes; of those before: {', '.join(parts)}."
-    )
+    return f"Backward keeps {_times(saved.ratio or 0)} the bytes{_of_before(parts)}."
 
 
 def _time(name: str, time: Change, work: Change, profiles: tuple[Profile, Profile] | None) -> str:
@@ -266,6 +269,10 @@ def _time(name: str, time: Change, work: Change, profiles: tuple[Profile, Profil
         f"{text}: layers bound by memory, which fewer operations do not speed up, take "
         f"{100 * shares[0]:.0f} % of it before and {100 * shares[1]:.0f} % after."
     )
+
+
+def _of_before(parts: list[str]) -> str:
+    return f"; of those before: {', '.join(parts)}" if parts else ""
 
 
 def _times(ratio: float) -> str:

@@ -12,6 +12,7 @@ from efftrain.graph.rehearsal import Rehearsal, batch_size, rehearse
 from efftrain.graph.trace import Graph, trace_rehearsal
 from efftrain.profiling.activations import Activations, activations_of
 from efftrain.profiling.diff import ProfileDiff, diff_profiles
+from efftrain.profiling.energy import Energy, estimate_energy
 from efftrain.profiling.layers import Layer, find_layers
 from efftrain.profiling.loss import LossFunction
 from efftrain.profiling.params import ParameterTotals, Sizes, count_parameters, size_of
@@ -65,6 +66,11 @@ class Profile:
     second_opinion: SecondOpinion | None = None
 
     @property
+    def energy(self) -> Energy:
+        """Estimated energy of inference of one sample."""
+        return estimate_energy(self.inference)
+
+    @property
     def intensity(self) -> float | None:
         """FLOP for each byte moved, of inference; None where nothing is moved."""
         moved = sum(entry.bytes_moved for entry in self.inference.entries)
@@ -88,6 +94,8 @@ class Profile:
         }
         if self.intensity is not None:
             found["arithmetic_intensity"] = self.intensity
+        if self.energy.estimated_mj is not None:
+            found["energy"] = self.energy.to_dict()
         if self.receptive_field.status != "unavailable":
             found["receptive_field"] = self.receptive_field.to_dict()
         if self.latency is not None and self.step_latency is not None:
@@ -151,6 +159,7 @@ def profile(
     autocast: torch.dtype | None = None,
     ceilings: Ceilings | None = None,
     second_opinion: bool = False,
+    shapes_only: bool = False,
 ) -> Profile:
     """Predict what a model costs. It is not changed, and runs on shapes alone where it can.
 
@@ -168,12 +177,14 @@ def profile(
             it; None for that of the parameters. Inference is counted in theirs.
         ceilings: Of the machine whose times are to be predicted.
         second_opinion: Whether to let fvcore count as well; it runs the model, so it needs weights.
+        shapes_only: Whether never to run with values, which takes the memory and the time of a real
+            step once more.
 
     Returns:
         The profile.
 
     Raises:
-        ConfigError: The model asks for values and has none.
+        ConfigError: The model asks for values and has none, or only shapes were allowed.
     """
 
     def run(rehearsal: Rehearsal) -> Profile:
@@ -186,7 +197,7 @@ def profile(
         inference = counter.result()
         return _assemble(rehearsal, graph, inference, step.count, memory, optimizer is not None)
 
-    found = rehearse(run, model, batch)
+    found = rehearse(run, model, batch, shapes_only=shapes_only)
     found = replace(found, params=count_parameters(model), batch_size=batch_size(batch))
     found = replace(found, size=size_of(found.params))
     if ceilings is not None:

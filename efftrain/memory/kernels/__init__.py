@@ -1,7 +1,8 @@
 """What memory-saving backward passes compute, as plain functions on tensors without autograd.
 
-Each is written once in PyTorch. On a large enough tensor, and where a compiler is at hand, it runs
-compiled by Inductor, fused, on CPU and GPU; else the same function runs operator by operator.
+Each is written once in PyTorch, and runs operator by operator where nothing better is at hand. On large
+enough tensors it runs fused: on GPU as Inductor compiles it, on CPU (fp32, contiguous) from the C++ in
+`cpp/`, built at first use, which takes about half the time of what Inductor makes for CPU.
 """
 
 from efftrain.memory.kernels.activation import (
@@ -10,6 +11,7 @@ from efftrain.memory.kernels.activation import (
     activate,
     activation_backward,
 )
+from efftrain.memory.kernels.backend import Backend, get_backend, set_backend, using
 from efftrain.memory.kernels.batch_norm import (
     batch_norm_act,
     batch_norm_act_again,
@@ -18,12 +20,12 @@ from efftrain.memory.kernels.batch_norm import (
 from efftrain.memory.kernels.bits import (
     add_relu,
     mask_grad,
-    memory_format_of,
     pack_bits,
     unpack_bits,
 )
 from efftrain.memory.kernels.gated import gated, gated_backward
 from efftrain.memory.kernels.last_norm import layer_norm_backward, rms_norm, rms_norm_backward
+from efftrain.memory.kernels.layout import memory_format_of
 from efftrain.memory.kernels.max_pool import max_pool2d, max_pool2d_backward
 from efftrain.memory.kernels.quantized import (
     QUANTIZABLE,
@@ -37,6 +39,7 @@ __all__ = [
     "ACTIVATIONS",
     "QUANTIZABLE",
     "Activation",
+    "Backend",
     "activate",
     "activation_backward",
     "add_relu",
@@ -49,6 +52,7 @@ __all__ = [
     "gated_backward",
     "gelu_8bit",
     "gelu_8bit_backward",
+    "get_backend",
     "layer_norm_backward",
     "mask_grad",
     "max_pool2d",
@@ -57,5 +61,7 @@ __all__ = [
     "pack_bits",
     "rms_norm",
     "rms_norm_backward",
+    "set_backend",
     "unpack_bits",
+    "using",
 ]

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from efftrain.memory.kernels.activation import Activation, activate, activation_backward
+from efftrain.memory.kernels.backend import fusible
+from efftrain.memory.kernels.cpp import batch_norm as cpp
 
 _aten = torch.ops.aten
 
 
-@torch.no_grad()
+@fusible(cpp.batch_norm_act)
 def batch_norm_act(
     x: Tensor,
     weight: Tensor | None,
@@ -56,7 +58,7 @@ def batch_norm_act(
     return activate(y, act), mean, rstd
 
 
-@torch.no_grad()
+@fusible(cpp.batch_norm_act_again)
 def batch_norm_act_again(
     x: Tensor,
     weight: Tensor | None,
@@ -79,7 +81,7 @@ def batch_norm_act_again(
     return activate(_affine(x, weight, bias, mean, rstd), act)
 
 
-@torch.no_grad()
+@fusible(cpp.batch_norm_act_backward)
 def batch_norm_act_backward(
     grad: Tensor,
     x: Tensor,

@@ -9,19 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from efftrain.memory.kernels.backend import fusible
+from efftrain.memory.kernels.cpp import bits as cpp
+from efftrain.memory.kernels.layout import memory_format_of
+
 BITS = 8
 
 
-def memory_format_of(x: Tensor) -> torch.memory_format:
-    """channels_last where x lies so and is not plainly contiguous as well."""
-    if not x.is_contiguous():
-        for dimensions, layout in ((4, torch.channels_last), (5, torch.channels_last_3d)):
-            if x.dim() == dimensions and x.is_contiguous(memory_format=layout):
-                return layout
-    return torch.contiguous_format
-
-
-@torch.no_grad()
+@fusible()
 def pack_bits(mask: Tensor, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
     """A mask of bools as bits.
 
@@ -47,7 +42,7 @@ def unpack_bits(
     return mask
 
 
-@torch.no_grad()
+@fusible(cpp.add_relu)
 def add_relu(a: Tensor, b: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """ReLU of a sum, and where it is above zero.
 
@@ -63,7 +58,7 @@ def add_relu(a: Tensor, b: Tensor | None = None) -> tuple[Tensor, Tensor]:
     return y, _pack(_in_order(y > 0, layout))
 
 
-@torch.no_grad()
+@fusible(cpp.mask_grad)
 def mask_grad(
     grad: Tensor, bits: Tensor, memory_format: torch.memory_format = torch.contiguous_format
 ) -> Tensor:

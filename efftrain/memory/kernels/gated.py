@@ -5,13 +5,14 @@ Source: https://arxiv.org/abs/2002.05202
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from efftrain.memory.kernels.activation import Activation, activate, activation_backward
+from efftrain.memory.kernels.backend import fusible
+from efftrain.memory.kernels.cpp import elementwise as cpp
 
 
-@torch.no_grad()
+@fusible(cpp.gated)
 def gated(gate: Tensor, up: Tensor, *, act: Activation = "silu") -> Tensor:
     """act(gate) * up.
 
@@ -23,7 +24,7 @@ def gated(gate: Tensor, up: Tensor, *, act: Activation = "silu") -> Tensor:
     return activate(gate, act) * up
 
 
-@torch.no_grad()
+@fusible(cpp.gated_backward)
 def gated_backward(
     grad: Tensor, gate: Tensor, up: Tensor, *, act: Activation = "silu"
 ) -> tuple[Tensor, Tensor]:

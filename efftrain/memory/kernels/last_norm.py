@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from efftrain.memory.kernels.backend import fusible
+from efftrain.memory.kernels.cpp import rms_norm as cpp
+
 _aten = torch.ops.aten
 
 
@@ -40,7 +43,7 @@ def layer_norm_backward(
     return (dx if needs_dx else None), dweight, dbias
 
 
-@torch.no_grad()
+@fusible(cpp.rms_norm)
 def rms_norm(x: Tensor, weight: Tensor | None, *, eps: float) -> tuple[Tensor, Tensor]:
     """RMSNorm: x / sqrt(mean(x^2) + eps) * weight, computed in fp32 where x is of lower precision.
 
@@ -60,7 +63,7 @@ def rms_norm(x: Tensor, weight: Tensor | None, *, eps: float) -> tuple[Tensor, T
     return (y if weight is None else y * weight).to(x.dtype), rstd
 
 
-@torch.no_grad()
+@fusible(cpp.rms_norm_backward)
 def rms_norm_backward(
     grad: Tensor, x: Tensor, weight: Tensor | None, rstd: Tensor, *, needs_dx: bool = True
 ) -> tuple[Tensor | None, Tensor]:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from efftrain.errors import EfftrainError
-from efftrain.memory.kernels.bits import memory_format_of
+from efftrain.memory.kernels.layout import memory_format_of
 
 Pair: TypeAlias = tuple[int, int]
 

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from efftrain.errors import EfftrainError
 from efftrain.memory.kernels.activation import Activation, activate
+from efftrain.memory.kernels.backend import fusible
+from efftrain.memory.kernels.cpp import batch_norm_8bit, elementwise
+from efftrain.memory.kernels.derivative_grid import LOW, STEP
 
 QUANTIZABLE: tuple[str, ...] = ("none", "relu", "relu6")
 """Activations whose derivative is 0 or 1, which code 0 can stand for."""
@@ -21,13 +24,8 @@ QUANTIZABLE: tuple[str, ...] = ("none", "relu", "relu6")
 LEVELS = 255
 _SMALLEST_STEP = 1e-20  # of a plane whose values are all the same
 
-# GELU's derivative has its extremes at x = -+sqrt(2): 0.5 -+ (0.5 erf(1) + exp(-1) / sqrt(pi))
-_GELU_SWING = 0.5 * math.erf(1) + math.exp(-1) / math.sqrt(math.pi)
-GELU_LOW = 0.5 - _GELU_SWING
-GELU_STEP = 2 * _GELU_SWING / LEVELS
 
-
-@torch.no_grad()
+@fusible(batch_norm_8bit.batch_norm_act_8bit)
 def batch_norm_act_8bit(
     x: Tensor,
     weight: Tensor | None,
@@ -86,7 +84,7 @@ def batch_norm_act_8bit(
     return y, codes.to(torch.uint8), low, step, rstd
 
 
-@torch.no_grad()
+@fusible(batch_norm_8bit.batch_norm_act_8bit_backward)
 def batch_norm_act_8bit_backward(
     grad: Tensor,
     codes: Tensor,
@@ -130,7 +128,7 @@ def batch_norm_act_8bit_backward(
     return dx, (wide * centred).sum(over) * rstd, wide.sum(over)
 
 
-@torch.no_grad()
+@fusible(elementwise.gelu_8bit)
 def gelu_8bit(x: Tensor, *, approximate: str = "none") -> tuple[Tensor, Tensor]:
     """GELU, and its derivative in 256 even steps over its range.
 
@@ -139,16 +137,16 @@ def gelu_8bit(x: Tensor, *, approximate: str = "none") -> tuple[Tensor, Tensor]:
         approximate: none or tanh.
 
     Returns:
-        y like x, and codes, uint8, like x. The derivative is off by at most half of GELU_STEP,
+        y like x, and codes, uint8, like x. The derivative is off by at most half of STEP,
         0.0025.
     """
     wide = x.float()
     derivative = torch.ops.aten.gelu_backward(torch.ones_like(wide), wide, approximate=approximate)
-    codes = ((derivative - GELU_LOW) / GELU_STEP).round().clamp(0, LEVELS).to(torch.uint8)
+    codes = ((derivative - LOW) / STEP).round().clamp(0, LEVELS).to(torch.uint8)
     return F.gelu(x, approximate=approximate), codes
 
 
-@torch.no_grad()
+@fusible(elementwise.gelu_8bit_backward)
 def gelu_8bit_backward(grad: Tensor, codes: Tensor) -> Tensor:
     """Gradient of x.
 
@@ -156,7 +154,7 @@ def gelu_8bit_backward(grad: Tensor, codes: Tensor) -> Tensor:
         grad: Gradient of y.
         codes: As `gelu_8bit` gave them.
     """
-    return (grad * (codes.float() * GELU_STEP + GELU_LOW)).to(grad.dtype)
+    return (grad * (codes.float() * STEP + LOW)).to(grad.dtype)
 
 
 def _passes(z: Tensor, act: Activation) -> Tensor | None:

@@ -22,6 +22,14 @@ def seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def measured_once(tmp_path_factory):
+    """This machine's ceilings are measured once in a run of the tests, and not kept after it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EFFTRAIN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def verb(monkeypatch, tmp_path, capsys):
     """Run `efftrain <verb> …` in this process, from an empty folder.

@@ -90,6 +90,8 @@ class ProfileConfig(TrainConfig):
     num_classes: int | None
     loss: Literal["task", "sum"]
     device: Literal["cpu", "cuda", "mps", "meta"]
+    strategy: Literal["single", "ddp", "fsdp"]
+    devices: int
     fit: str | None
     fit_methods: list[str]
     against: Mapping[str, Any]  # a dict would be something to build
@@ -147,6 +149,7 @@ RANGES: dict[str, Range] = {
     "batch_size": Range(1),
     "seq_len": Range(1),
     "depth": Range(1),
+    "devices": Range(1),
     "num_classes": Range(1),
     "data.batch_size": Range(1),
     "data.num_workers": Range(0),

@@ -1,4 +1,4 @@
-"""The largest batch that fits into memory, for each of several PEFT methods."""
+"""What each device holds, and the largest batch that fits there, for several PEFT methods."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import logging
 from omegaconf import DictConfig
 
 from efftrain.errors import ConfigError, MachineError
-from efftrain.jobs.rehearse import rehearsed
+from efftrain.jobs.rehearse import Rehearsed, rehearsed
 from efftrain.measure.cost_report import MethodFit
+from efftrain.peft.blocks import find_blocks
 from efftrain.peft.methods import split_method
 from efftrain.profiling.fit import largest_batch
+from efftrain.profiling.peak import StepPeak
+from efftrain.profiling.strategy import DevicePeak, estimate_per_device
 from efftrain.render.quantity import bytes_text
 
 _log = logging.getLogger(__name__)
@@ -47,6 +50,14 @@ def fit_methods(config: DictConfig, limit_bytes: int) -> tuple[MethodFit, ...]:
             step.loss_fn,
             optimizer=step.optimizer,
             autocast=step.autocast,
+            held_bytes=lambda peak, step=step: per_device(peak, step, config).device_peak_bytes,
         )
         found.append(MethodFit(method, fit, ""))
     return tuple(found)
+
+
+def per_device(peak: StepPeak, step: Rehearsed, config: DictConfig) -> DevicePeak:
+    """What one of the job's devices holds; FSDP shards each of the model's blocks on its own."""
+    return estimate_per_device(
+        peak, step.model, config.strategy, devices=config.devices, units=find_blocks(step.model)
+    )

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from efftrain.config.build import TARGET
 from efftrain.data.first_batch import REFUSALS, describe
 from efftrain.errors import ConfigError, EfftrainError
-from efftrain.jobs.fit import fit_methods
+from efftrain.jobs.fit import fit_methods, per_device
 from efftrain.jobs.other import as_overrides, with_overrides
 from efftrain.jobs.rehearse import Rehearsed, rehearsed
 from efftrain.measure.ceilings import load_or_measure, measure_ceilings
@@ -54,6 +54,7 @@ def profile_job(config: DictConfig) -> None:
         selection=step.selection,
         measured=measured,
         fits=() if limit_bytes is None else fit_methods(config, limit_bytes),
+        per_device=None if config.devices == 1 else per_device(found.memory.peak, step, config),
         against=None if other is None else _compare(config, other, found, measured, ceilings),
     )
     folder = RunFolder(Path(config.run_dir))

@@ -10,6 +10,7 @@ from efftrain.peft import Selection
 from efftrain.profiling import Profile
 from efftrain.profiling.diff import ProfileDiff
 from efftrain.profiling.fit import Fit
+from efftrain.profiling.strategy import DevicePeak
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class CostReport:
         selection: What trains.
         measured: What running showed; None where that was not asked for.
         fits: The largest batch by method; empty where that was not asked for.
+        per_device: Memory of each of several devices; None for one.
         against: Another job beside this one; None where none was named.
     """
 
@@ -67,6 +69,7 @@ class CostReport:
     selection: Selection
     measured: Measured | None = None
     fits: tuple[MethodFit, ...] = ()
+    per_device: DevicePeak | None = None
     against: Comparison | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,6 +83,8 @@ class CostReport:
             found["measured"] = measured
         if self.fits:
             found["fit"] = [fit.to_dict() for fit in self.fits]
+        if self.per_device is not None:
+            found["per_device"] = self.per_device.to_dict()
         if self.against is not None:
             found["against"] = self.against.to_dict()
         return found

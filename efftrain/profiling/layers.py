@@ -31,7 +31,7 @@ class Layer:
         activations: Elements that it adds to the total.
         bytes_moved: Of the tensors that its operations read and write; nothing is cached.
         bound: What limits it on a machine: "compute" or "memory"; None where no machine was given.
-        predicted_ms: How long it takes there at least; None where no machine was given.
+        predicted_ms: How long it takes there, as predicted; None where no machine was given.
     """
 
     path: str

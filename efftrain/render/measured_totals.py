@@ -8,6 +8,7 @@ from efftrain.measure.cost_report import CostReport, MethodFit
 from efftrain.measure.latency import Latency
 from efftrain.measure.measured import Measured
 from efftrain.profiling import Profile
+from efftrain.profiling.strategy import DevicePeak
 from efftrain.render.profile_totals import INFERENCE, Total
 from efftrain.render.quantity import bytes_text, milliseconds_text, ratio_text
 
@@ -19,9 +20,9 @@ def measured_totals(report: CostReport) -> tuple[Total, ...]:
     found: list[Total] = []
     if report.measured is not None:
         found += _of_runs(report.measured, report.profile)
-    if report.fits:
-        found.append(_of_fits(report.fits))
-    return tuple(found)
+    if report.per_device is not None:
+        found.append(_of_device(report.per_device))
+    return (*found, *_of_fits(report.fits))
 
 
 def _of_runs(measured: Measured, profile: Profile) -> Iterable[Total]:
@@ -30,6 +31,8 @@ def _of_runs(measured: Measured, profile: Profile) -> Iterable[Total]:
     predicted = None if profile.latency is None else profile.latency.predicted_ms
     error_pct = measured.layer_error_pct(profile)
     details = [_percentiles(latency)]
+    if latency.disturbed:
+        details.append("other programs disturbed it")
     if predicted is not None:
         details.append(f"{ratio_text(latency.p50_ms / predicted)} x what was predicted")
     if error_pct is not None:
@@ -70,25 +73,47 @@ def _of_runs(measured: Measured, profile: Profile) -> Iterable[Total]:
         )
 
 
-def _of_fits(fits: tuple[MethodFit, ...]) -> Total:
-    known = [fit.fit for fit in fits if fit.fit is not None]
-    limit = bytes_text(known[0].limit_bytes) if known else ""
+def _of_device(peak: DevicePeak) -> Total:
+    parts = (
+        ("parameters", peak.parameter_bytes),
+        ("gradients", peak.gradient_bytes),
+        ("optimizer state", peak.optimizer_bytes),
+        ("buckets", peak.bucket_bytes),
+        ("put together for a while", peak.unsharded_bytes),
+        ("activations and the rest", peak.working_bytes),
+    )
     return Total(
-        f"the largest batch that fits into {limit}" if limit else "the largest batch that fits",
-        "samples",
-        _fit_text(fits[0]),
-        tuple(f"{fit.method}: {_fit_text(fit)}" for fit in fits),
-        "predicted",
-        "whose step holds no more at any moment, as predicted",
+        f"training step on {peak.devices} devices, {peak.strategy}",
+        "peak of each",
+        bytes_text(peak.device_peak_bytes),
+        (", ".join(f"{name} {bytes_text(size)}" for name, size in parts if size), peak.assumptions),
+        peak.obtained,
+        "the most that one device holds at any moment; no more than the sum of its parts",
     )
 
 
-def _fit_text(fit: MethodFit) -> str:
+def _of_fits(fits: tuple[MethodFit, ...]) -> Iterable[Total]:
+    limits = [fit.fit.limit_bytes for fit in fits if fit.fit is not None]
+    into = f" into {bytes_text(limits[0])}" if limits else ""
+    for fit in fits:
+        value, details = _fit_text(fit)
+        yield Total(
+            f"the largest batch whose step fits{into}",
+            fit.method,
+            value,
+            details,
+            "predicted",
+            "samples; what a step holds at most is predicted from shapes",
+        )
+
+
+def _fit_text(fit: MethodFit) -> tuple[str, tuple[str, ...]]:
     if fit.fit is None:
-        return f"not here ({fit.why_not})"
+        return "not here", (fit.why_not,)
+    peak = bytes_text(fit.fit.step_peak_bytes)
     if fit.fit.batch_size == 0:
-        return f"0; one sample needs {bytes_text(fit.fit.step_peak_bytes)}"
-    return f"{fit.fit.batch_size:,} ({bytes_text(fit.fit.step_peak_bytes)})"
+        return "0", (f"{fit.fit.smallest_batch} would need {peak}",)
+    return f"{fit.fit.batch_size:,}", (f"a step holds {peak}",)
 
 
 def _percentiles(latency: Latency) -> str:

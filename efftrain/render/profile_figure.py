@@ -42,8 +42,8 @@ def write_figure(profile: Profile, path: Path) -> Path:
     """
     check_suffix(path)
     parts = list(_parts(profile).values())
-    with _style():
-        figure = _figure(sum(height for height, _ in parts))
+    with figure_style():
+        figure = new_figure(sum(height for height, _ in parts))
         heights = [height for height, _ in parts]
         rows: Any = figure.subfigures(len(parts), 1, height_ratios=heights, squeeze=False)
         for (subfigure,), (_, draw) in zip(rows, parts, strict=True):
@@ -65,9 +65,9 @@ def check_suffix(path: Path) -> None:
 def draw_figures(profile: Profile) -> dict[str, Figure]:
     """Every figure of a profile by itself: "layers", "roofline" (where times are known), "memory"."""
     found: dict[str, Figure] = {}
-    with _style():
+    with figure_style():
         for name, (height, draw) in _parts(profile).items():
-            found[name] = _figure(height)
+            found[name] = new_figure(height)
             draw(found[name])
     return found
 
@@ -83,7 +83,7 @@ def figure_svg(figure: Figure, name: str) -> str:
         The element; nothing in it is loaded from elsewhere.
     """
     stream = io.StringIO()
-    with _style():
+    with figure_style():
         figure.savefig(stream, format="svg", transparent=True, metadata=_undated(".svg"))
     svg = stream.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
@@ -106,14 +106,16 @@ def _parts(profile: Profile) -> dict[str, tuple[float, Draw]]:
     return parts
 
 
-def _figure(height: float) -> Figure:
+def new_figure(height: float) -> Figure:
+    """An empty one of the usual width, so many inches high."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(WIDTH_IN, height), layout="constrained")
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def figure_style() -> Iterator[None]:
+    """What all figures look like; to make and to draw them in."""
     import matplotlib as mpl
 
     ink = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")

@@ -55,7 +55,7 @@ def draw_layers(figure: FigureBase, profile: Profile) -> None:
         axes.set_axisbelow(True)
     _mark_peak(upper, profile, layers)
     _mark_strides((upper, lower), profile, layers)
-    _name_groups((upper, lower), [layer.path for layer in layers])
+    name_groups((upper, lower), [layer.path for layer in layers])
     handles: list[Any]
     handles, labels = lower.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5))
@@ -137,7 +137,8 @@ def _mark_strides(panels: Sequence[Axes], profile: Profile, layers: Sequence[Lay
         )
 
 
-def _name_groups(panels: Sequence[Axes], paths: Sequence[str]) -> None:
+def name_groups(panels: Sequence[Axes], paths: Sequence[str]) -> None:
+    """Shade every second group of layers that belong together, and write its name below the last panel."""
     found = groups_of(paths)
     for _, first, last in found[1::2]:
         for axes in panels:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -242,15 +243,15 @@ def _print_totals(totals: Sequence[Total], console: Console) -> None:
     for section in dict.fromkeys(total.section for total in totals):
         those = [total for total in totals if total.section == section]
         console.print()
-        hows = {total.how for total in those}
-        head = f"{section}, {those[0].how}" if len(hows) == 1 else section
+        usual = Counter(total.how for total in those).most_common(1)[0][0]
+        head = f"{section}, {usual}"
         console.print(Text(head[0].upper() + head[1:], style="bold"))
         grid = Table.grid(padding=(0, GAP, 0, 0))
         grid.add_column(no_wrap=True)
         grid.add_column(no_wrap=True)
         grid.add_column(overflow="fold")
         for total in those:
-            value = total.value if len(hows) == 1 else f"{total.value} ({total.how})"
+            value = total.value if total.how == usual else f"{total.value}, {total.how}"
             cells = (f"  {total.name}", value, "; ".join(total.details))
             grid.add_row(*(Text(printable(cell)) for cell in cells))
         console.print(grid)

@@ -150,7 +150,21 @@ def _of_inference(profile: Profile) -> Iterable[Total]:
             "operations for each byte that is read or written, if nothing stays in a cache",
         )
     if profile.latency is not None:
-        yield from _time(INFERENCE, "latency at least", profile.latency, profile.inference.flops())
+        yield from _time(INFERENCE, "predicted latency", profile.latency, profile.inference.flops())
+    energy = profile.energy
+    if energy.estimated_mj is not None:
+        yield Total(
+            INFERENCE,
+            "energy",
+            f"{energy.estimated_mj:.3g} mJ",
+            (
+                f"operations {sum(energy.operations_mj.values()):.3g} mJ, "
+                f"memory traffic {energy.traffic_mj:.3g} mJ",
+            ),
+            "estimated",
+            "Horowitz' 45 nm figures for each operation and each byte from memory; tells networks"
+            " apart, no chip of today",
+        )
     if profile.second_opinion is not None:
         yield _fvcore(profile)
 
@@ -175,7 +189,8 @@ def _time(section: str, name: str, roofline: Roofline, flops: int) -> Iterable[T
 
 def machine_text(ceilings: Ceilings) -> str:
     """A machine as its figures were found: "AMD EPYC, 2 threads"."""
-    threads = "" if ceilings.threads is None else f", {ceilings.threads} threads"
+    plural = "" if ceilings.threads == 1 else "s"
+    threads = "" if ceilings.threads is None else f", {ceilings.threads} thread{plural}"
     disturbed = ", disturbed while it was measured" if ceilings.disturbed else ""
     return f"{ceilings.device}{threads}{disturbed}"
 
@@ -233,7 +248,7 @@ def _of_step(profile: Profile) -> Iterable[Total]:
         "two for each multiply-accumulate, and all other arithmetic; nothing for frozen weights",
     )
     if profile.step_latency is not None:
-        yield from _time(section, "step at least", profile.step_latency, profile.flops.step)
+        yield from _time(section, "predicted step", profile.step_latency, profile.flops.step)
     yield Total(
         section,
         "coverage",

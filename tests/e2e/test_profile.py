@@ -101,8 +101,38 @@ def test_the_largest_batch_by_method(verb):
     assert "fit in 64.0 MiB: head (2 of 3)" in err
 
 
-def test_measured_stands_beside_predicted(verb, monkeypatch, tmp_path):
-    monkeypatch.setenv("EFFTRAIN_CACHE", str(tmp_path / "cache"))
+def test_each_of_several_devices_holds_its_share(verb):
+    code, out, err = verb(
+        "profile", "peft=full", "strategy=fsdp", "devices=4", "format=json", *QUICK
+    )
+    assert code == 0, err
+    report = json.loads(out)
+    shared = report["per_device"]
+    assert shared["obtained"] == "estimated"
+    assert shared["assumptions"]
+    # a quarter, each tensor padded to four equal parts along its first dimension
+    whole = report["memory"]["parameter_bytes"]
+    assert whole / 4 <= shared["parameter_bytes"] < whole / 3.5
+    assert report["memory"]["optimizer_bytes"] / 4 <= shared["optimizer_bytes"]
+    assert shared["device_peak_bytes"] < report["memory"]["step_peak_bytes"]
+
+
+def test_another_job_stands_beside_this_one(verb):
+    code, out, err = verb("profile", "+against.peft=full", "format=json", *QUICK)
+    assert code == 0, err
+    against = json.loads(out)["against"]
+    assert against["overrides"] == ["peft=full"]
+    assert against["totals"]["params.trainable"] == {
+        "before": 408_650, "after": 14_080, "difference": 14_080 - 408_650,
+        "ratio": 14_080 / 408_650,
+    }  # fmt: skip
+    assert "gradients of weights" in against["reasons"][0]
+    code, out, err = verb("profile", "+against.peft=full", *QUICK)
+    assert code == 0, err
+    assert "Against peft=full" in out
+
+
+def test_measured_stands_beside_predicted(verb):
     code, out, err = verb(
         "profile", "measure=true", "format=json", "second_opinion=false", "figures=false"
     )
@@ -127,11 +157,16 @@ def test_measured_stands_beside_predicted(verb, monkeypatch, tmp_path):
         (["input_size=[1,0,32]"], 2, "every side must be >= 1"),
         (["model=hf_causal_lm", "seq_len=100000"], 2, "seq_len=100000"),
         (["fit=lots"], 2, "fit=lots: expected an amount of memory such as 24GiB"),
-        (["fit=1GiB", "fit_methods=[nrom]"], 2, "fit_methods: peft.method=nrom is not a method; did you mean norm?"),
+        (
+            ["fit=1GiB", "fit_methods=[nrom]"],
+            2,
+            "fit_methods: peft.method=nrom is not a method; did you mean norm?",
+        ),
         (["device=meta"], 2, "model.pretrained=false"),
         (["device=meta", "measure=true"], 2, "measure=true needs weights"),
         (["trainer.precision=64-true"], 2, "trainer.precision=64-true cannot be predicted"),
         (["device=cuda"], 6, "device=cuda: there is none"),
+        (["+against.peft=fulll"], 2, "against: peft: no option 'fulll'; did you mean 'full'?"),
         (["batchsize=3"], 2, "batchsize: unknown key; did you mean 'batch_size'?"),
         (["model=torchvision", "model.name=resnet5"], 2, "no classifier 'resnet5'"),
     ],

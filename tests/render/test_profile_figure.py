@@ -202,9 +202,9 @@ def test_matplotlib_is_loaded_only_to_draw_and_pyplot_never():
         "import sys, efftrain.render.profile_figure, efftrain.render.profile_table\n"
         "assert 'matplotlib' not in sys.modules\n"
         "from efftrain.render import profile_figure_layers, profile_figure_memory\n"
-        "from efftrain.render.profile_figure import _figure, _style\n"
-        "with _style():\n"
-        "    profile_figure_memory, _figure(1).savefig('/dev/null', format='png')\n"
+        "from efftrain.render.profile_figure import figure_style, new_figure\n"
+        "with figure_style():\n"
+        "    profile_figure_memory, new_figure(1).savefig('/dev/null', format='png')\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

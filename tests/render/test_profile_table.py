@@ -90,7 +90,7 @@ def test_times_are_shown_where_they_are_known(small, timed):
     assert head[-2:] == ["bound", "ms"]
     assert rows["body.blocks.0-2"][-2:] == ["memory 33 %", "144"]
     assert rows["stem"][-2:] == ["compute", "24.0"]
-    assert re.search(r"latency at least +184 ms +on a machine, 2 threads", text)
+    assert re.search(r"predicted latency +184 ms +on a machine, 2 threads", text)
     _, ranked = table(printed(timed, sort="predicted_ms"))
     assert next(iter(ranked)) == "body.blocks.0.lin"
 

@@ -9,6 +9,40 @@ Status = Literal["finished", "interrupted", "terminated"]
 
 
 @dataclass(frozen=True)
+class Figure:
+    """A figure of a run, as it was predicted and as it was measured.
+
+    Attributes:
+        name: Its TensorBoard tag.
+        unit: Of both values.
+        predicted: From shapes, before running; None where it was not.
+        measured: While running; None where it was not.
+    """
+
+    name: str
+    unit: str
+    predicted: float | None = None
+    measured: float | None = None
+
+    @property
+    def difference_pct(self) -> float | None:
+        """How far the measured value is from the predicted one, of that; None without both."""
+        if self.measured is None or not self.predicted:
+            return None
+        return 100.0 * (self.measured - self.predicted) / self.predicted
+
+    def to_dict(self) -> dict[str, float | str]:
+        """The figure without its name; what is not known is left out."""
+        values = {
+            "predicted": self.predicted,
+            "measured": self.measured,
+            "difference_pct": self.difference_pct,
+        }
+        known = {name: value for name, value in values.items() if value is not None}
+        return {"unit": self.unit, **known}
+
+
+@dataclass(frozen=True)
 class RunSummary:
     """The content of `summary.json`; each figure's meaning is in `efftrain.tags`.
 
@@ -22,6 +56,7 @@ class RunSummary:
         params: `total`, `trainable`, `trainable_pct`, `buffers`.
         time: `train_s`, and `step_ms`, `step_p50_ms`, … where steps were timed.
         throughput: `samples_per_s` where it was measured.
+        figures: What the run cost, predicted and measured.
         delta: `path` relative to the run folder and `bytes` of the delta file.
         config: The composed config.
     """
@@ -37,6 +72,7 @@ class RunSummary:
     throughput: dict[str, float]
     delta: dict[str, Any]
     config: dict[str, Any] = field(repr=False)
+    figures: tuple[Figure, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The summary as it is written to JSON."""
@@ -49,6 +85,7 @@ class RunSummary:
             "params": self.params,
             "time": self.time,
             "throughput": self.throughput,
+            "efficiency": {figure.name: figure.to_dict() for figure in self.figures},
             "delta": self.delta,
             "config": self.config,
         }

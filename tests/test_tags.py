@@ -1,8 +1,13 @@
 import re
 from pathlib import Path
 
-from efftrain.tags import TAGS, find_tag
+from efftrain.tags import NEEDS, TAGS, find_tag
 from tests.conftest import CHECKOUT
+
+UNITS = {
+    "_ms": "ms", "_mib": "MiB", "_kib": "KiB", "_pct": "%", "_per_s": "1/s", "_gflop": "GFLOP",
+    "_gflops": "GFLOP/s", "_j": "J", "_mj": "mJ",
+}  # fmt: skip
 
 
 def readme_rows() -> list[list[str]]:
@@ -19,13 +24,14 @@ def test_the_readmes_table_is_that_of_the_code():
 def test_names_are_unique_and_grouped_by_their_first_segment():
     names = [tag.name for tag in TAGS]
     assert len(set(names)) == len(names)
-    assert all(re.fullmatch(r"[a-z0-9_]+/[a-z0-9_<>]+", name) for name in names)
+    assert all(re.fullmatch(r"[a-z0-9_]+(/[a-z0-9_<>]+)+", name) for name in names)
 
 
 def test_a_unit_is_named_where_there_is_one():
     for tag in TAGS:
-        for suffix, unit in (("_ms", "ms"), ("_mib", "MiB"), ("_pct", "%"), ("_per_s", "1/s")):
+        for suffix, unit in UNITS.items():
             assert not tag.name.endswith(suffix) or tag.unit == unit
+        assert tag.needs in ("", *NEEDS)
 
 
 def test_a_logged_name_finds_its_figure():
@@ -33,6 +39,12 @@ def test_a_logged_name_finds_its_figure():
     assert find_tag("val/acc").name == "val/<metric>"
     assert find_tag("lr/norm").name == "lr/<group>"
     assert find_tag("time/step_ms").name == "time/step_ms"
+    assert find_tag("params/trainable_pct").name == "params/trainable_pct"
+    assert find_tag("params/trainable/norm").name == "params/trainable/<role>"
+    assert find_tag("size/model_mib").name == "size/model_mib"
+    assert find_tag("size/int8_mib").name == "size/<width>_mib"
+    assert find_tag("memory/saved_measured_mib").name == "memory/saved_measured_mib"
+    assert find_tag("memory/saved/norm_mib").name == "memory/saved/<cause>_mib"
     assert find_tag("speed/step_ms") is None
 
 

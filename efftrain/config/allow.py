@@ -46,12 +46,18 @@ ALLOWED: frozenset[str] = frozenset(
             for name in _METRICS.split()
             for kind in ("Binary", "Multiclass")
         ),
+        "efftrain.callbacks.activation_memory.ActivationMemory",
+        "efftrain.callbacks.cost_curve.CostCurve",
         "efftrain.callbacks.doctor.Doctor",
+        "efftrain.callbacks.efficiency_summary.EfficiencySummary",
+        "efftrain.callbacks.energy_meter.EnergyMeter",
         "efftrain.callbacks.finite_loss.FiniteLoss",
         "efftrain.callbacks.learning_rate.LearningRate",
+        "efftrain.callbacks.model_cost.ModelCost",
         "efftrain.callbacks.parameter_count.ParameterCount",
         "efftrain.callbacks.progress.progress_bar",
         "efftrain.callbacks.step_timer.StepTimer",
+        "efftrain.callbacks.tensorboard_logger.DescribedTensorBoardLogger",
         "efftrain.callbacks.throughput.Throughput",
         "efftrain.causal_lm.CausalLMTask",
         "efftrain.causal_lm.Perplexity",

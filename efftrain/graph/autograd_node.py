@@ -28,3 +28,8 @@ def running_node() -> int:
     """The number of the node whose backward is running; -1 where none is."""
     node = _engine._current_autograd_node()
     return -1 if node is None else node._sequence_nr()
+
+
+def saved_tensor_hooks() -> tuple[Any, Any] | None:
+    """Pack and unpack of the `saved_tensors_hooks` that are in force, the innermost ones."""
+    return _engine._autograd._top_saved_tensors_default_hooks(True)

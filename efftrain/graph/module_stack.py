@@ -15,15 +15,24 @@ class ModuleStack:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        """Put hooks on every module of a model that nobody else uses."""
+        """Put hooks on every module; they stay, unless `remove` is called."""
         self._running: list[tuple[str, int]] = []
+        self._hooks: list[Any] = []
         self._calls = 0
         modules: dict[str, Any] = dict(cast(Any, model).named_modules())
         self.types = {path: type(module).__name__ for path, module in modules.items()}
         self.leaves = {path for path, module in modules.items() if not any(module.children())}
         for path, module in modules.items():
-            module.register_forward_pre_hook(self._entering(path), prepend=True)
-            module.register_forward_hook(self._leaving, always_call=True)
+            enter = module.register_forward_pre_hook(self._entering(path), prepend=True)
+            leave = module.register_forward_hook(self._leaving, always_call=True)
+            self._hooks += [enter, leave]
+
+    def remove(self) -> None:
+        """Take the hooks off again."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        self._running.clear()
 
     @property
     def path(self) -> str:

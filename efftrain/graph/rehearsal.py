@@ -79,7 +79,12 @@ def first_sample(batch: T) -> T:
 
 
 def rehearse(
-    run: Callable[[Rehearsal], T], model: nn.Module, batch: Any, *, values: bool = False
+    run: Callable[[Rehearsal], T],
+    model: nn.Module,
+    batch: Any,
+    *,
+    values: bool = False,
+    shapes_only: bool = False,
 ) -> T:
     """Run something on a private copy of a model, without values where that is possible.
 
@@ -88,12 +93,15 @@ def rehearse(
         model: Any device, meta included. Left as it is.
         batch: A tensor, a sequence of positional arguments or a mapping of keyword arguments.
         values: Whether to run with values from the start.
+        shapes_only: Whether never to run with values, which takes the memory and the time of a real
+            step once more.
 
     Returns:
         What `run` returns.
 
     Raises:
-        ConfigError: The model needs values, and it or its batch is on the meta device.
+        ConfigError: The model needs values, and it or its batch is on the meta device, or only
+            shapes were allowed.
     """
     model = cast(nn.Module, getattr(model, "_orig_mod", model))  # torch.compile's wrapper
     args, kwargs = call_arguments(batch)
@@ -104,7 +112,7 @@ def rehearse(
         except Exception as error:
             # A model that asks for values may fail in any way, in torch or in its own code; one
             # that is wrong fails with values too, and that error is the one to show.
-            if _on_meta(model, args, kwargs):
+            if shapes_only or _on_meta(model, args, kwargs):
                 raise ConfigError(
                     f"{type(model).__name__} could not be run on shapes alone ({error}); "
                     "give it weights and a batch with values"

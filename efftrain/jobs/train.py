@@ -6,14 +6,22 @@ import json
 import math
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from omegaconf import DictConfig, OmegaConf
 
-from efftrain.callbacks import StepTimer, Throughput
-from efftrain.callbacks.cards import log_hyperparameters, log_text
+from efftrain.callbacks import (
+    ActivationMemory,
+    EfficiencySummary,
+    ModelCost,
+    StepTimer,
+    Throughput,
+)
+from efftrain.callbacks.cards import log_figure, log_hyperparameters, log_text
+from efftrain.callbacks.trained_network import find_callback
 from efftrain.config.build import build_each
 from efftrain.errors import NumericError
 from efftrain.files import write_text
@@ -24,8 +32,11 @@ from efftrain.measure.environment import describe_environment
 from efftrain.paths import RunFolder
 from efftrain.peft import save_delta
 from efftrain.profiling.params import count_parameters
-from efftrain.render.summary import print_summary, summary_markdown
-from efftrain.run import RunSummary
+from efftrain.render.profile_figure import draw_figures
+from efftrain.render.run_figure import draw_saved, draw_time
+from efftrain.render.summary import metrics_markdown, print_summary, summary_markdown
+from efftrain.run import Figure, RunSummary
+from efftrain.units import KIB
 
 
 def train(config: DictConfig) -> None:
@@ -90,9 +101,13 @@ def fine_tune(
         throughput=_throughput(trainer),
         delta={"path": folder.delta.name, "bytes": delta_bytes},
         config=plain(config),
+        figures=_figures(trainer, delta_bytes),
     )
-    log_text(trainer.loggers, "summary", summary_markdown(summary))
-    log_hyperparameters(trainer.loggers, _hyperparameters(config), after, trainer.global_step)
+    log_text(trainer.loggers, "summary", metrics_markdown(summary))
+    _draw(trainer)
+    costs = {figure.name: figure.measured for figure in summary.figures if figure.measured}
+    results = {**after, "params/trainable": summary.params["trainable"], **costs}
+    log_hyperparameters(trainer.loggers, _hyperparameters(config), results, trainer.global_step)
     for logger in trainer.loggers:
         logger.finalize("success")
     return summary
@@ -107,19 +122,44 @@ def _require_finite(metrics: dict[str, float]) -> None:
 
 
 def _step_times(trainer: pl.Trainer) -> dict[str, float]:
-    timers = [callback for callback in _callbacks(trainer) if isinstance(callback, StepTimer)]
-    times = timers[0].times if timers else None
+    timer = find_callback(trainer, StepTimer)
+    times = None if timer is None else timer.times
     return {} if times is None else {"steps": times.steps, **times.to_figures()}
 
 
 def _throughput(trainer: pl.Trainer) -> dict[str, float]:
-    meters = [callback for callback in _callbacks(trainer) if isinstance(callback, Throughput)]
-    rate = meters[0].samples_per_s if meters else None
+    meter = find_callback(trainer, Throughput)
+    rate = None if meter is None else meter.samples_per_s
     return {} if rate is None else {"samples_per_s": rate}
 
 
-def _callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
-    return vars(trainer)["callbacks"]  # public, but Lightning sets it without declaring it
+def _figures(trainer: pl.Trainer, delta_bytes: int) -> tuple[Figure, ...]:
+    """What the callbacks have brought together, with the size of the file that was written."""
+    summary = find_callback(trainer, EfficiencySummary)
+    return tuple(
+        replace(figure, measured=delta_bytes / KIB) if figure.name == "size/delta_kib" else figure
+        for figure in (() if summary is None else summary.figures)
+    )
+
+
+def _draw(trainer: pl.Trainer) -> None:
+    """Pictures of what the run measured, and of what was predicted for it."""
+    if not trainer.is_global_zero:
+        return
+    step = trainer.global_step
+    memory, timer = find_callback(trainer, ActivationMemory), find_callback(trainer, StepTimer)
+    cost = find_callback(trainer, ModelCost)
+    profile = None if cost is None else cost.profile
+    if memory is not None and memory.saved is not None:
+        alike = profile is not None and memory.predicted_bytes is not None
+        predicted = profile.memory.saved if profile is not None and alike else None
+        log_figure(
+            trainer.loggers, "memory/kept_by_layer", draw_saved(memory.saved, predicted), step
+        )
+    if timer is not None and timer.times is not None:
+        log_figure(trainer.loggers, "time/parts", draw_time(timer.times.to_figures()), step)
+    for name, figure in {} if profile is None else draw_figures(profile).items():
+        log_figure(trainer.loggers, f"predicted/{name}", figure, step)
 
 
 def _hyperparameters(config: DictConfig) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from efftrain.profiling.stored import (
     parameter_elements,
     stored_bytes,
 )
-from efftrain.units import MIB
+from efftrain.units import KIB, MIB
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,7 @@ class ParameterTotals:
 
     def to_tags(self) -> dict[str, float]:
         """The counts under their TensorBoard tags."""
-        tags = {f"params/{name}": float(value) for name, value in self.to_dict().items()}
-        return tags | {"size/model_mib": self.model_bytes / MIB}
+        return {f"params/{name}": float(value) for name, value in self.to_dict().items()}
 
 
 @dataclass(frozen=True)
@@ -73,6 +72,14 @@ class Sizes:
     def to_dict(self) -> dict[str, int]:
         """The bytes under their JSON keys."""
         return {name: size for name, size in asdict(self).items() if size is not None}
+
+    def to_tags(self) -> dict[str, float]:
+        """The sizes under their TensorBoard tags."""
+        widths = ("model", "fp32", "fp16", "int8", "int4")
+        tags = {f"size/{name}_mib": getattr(self, f"{name}_bytes") / MIB for name in widths}
+        return (
+            tags if self.delta_bytes is None else {**tags, "size/delta_kib": self.delta_bytes / KIB}
+        )
 
 
 def size_of(totals: ParameterTotals) -> Sizes:

@@ -201,20 +201,29 @@ class SavedRecorder:
 
     def _cause(self, kept: _Kept) -> Cause:
         operator = self._operators.get(kept.node, "")
-        if "norm" in operator and "linalg" not in operator:
-            return "norm"
-        if operator.startswith("_scaled_dot_product"):
-            return "attention"
-        if "pool" in operator:
-            return "pool"
-        known = _CAUSES.get(operator) or _CAUSES.get(operator.removesuffix("_"))
-        if known is not None:
-            return known
-        module = self._stack.types.get(kept.path, "")
-        # one that is written in steps, such as Hugging Face's RMSNorm
-        if "Norm" in module:
-            return "norm"
-        return "activation" if "Activation" in module else "other"
+        return cause_of(operator, self._stack.types.get(kept.path, ""))
+
+
+def cause_of(operator: str, module: str) -> Cause:
+    """What kind of operation an operator is.
+
+    Args:
+        operator: Its name, without the namespace of torch's own.
+        module: Class of the module that calls it; tells where the operator alone does not.
+    """
+    if "norm" in operator and "linalg" not in operator:
+        return "norm"
+    if operator.startswith("_scaled_dot_product"):
+        return "attention"
+    if "pool" in operator:
+        return "pool"
+    known = _CAUSES.get(operator) or _CAUSES.get(operator.removesuffix("_"))
+    if known is not None:
+        return known
+    # one that is written in steps, such as Hugging Face's RMSNorm
+    if "Norm" in module:
+        return "norm"
+    return "activation" if "Activation" in module else "other"
 
 
 class _Kept:

@@ -1,0 +1,76 @@
+"""How good the model is against what training has cost so far."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from efftrain.callbacks.model_cost import ModelCost
+from efftrain.callbacks.self_timed import SelfTimed, timed
+from efftrain.callbacks.trained_network import find_callback
+from efftrain.measure.batch import samples_in
+from efftrain.units import GIGA
+
+PREFIX = "val/"
+
+
+class CostCurve(SelfTimed):
+    """Log what training has computed so far at each validation, to be an axis for its metrics.
+
+    | tag | meaning |
+    | --- | --- |
+    | `flops/total_gflop` | FLOP of forward and backward of all samples so far, of all processes |
+    | `val_by_gflop/<metric>` | the metric, with these GFLOP in place of the step |
+
+    The second is for TensorBoard alone, where no metric can be an axis. FLOPs are those that
+    `ModelCost` predicts of a sample, by what trains at that time.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is computed yet."""
+        self.total_flops = 0.0
+        self._written: int | None = None
+
+    @timed
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Count the batch."""
+        cost = find_callback(trainer, ModelCost)
+        if cost is not None and (flops := cost.flops_per_sample) is not None:
+            self.total_flops += flops * (samples_in(batch) or 0) * trainer.world_size
+
+    @timed
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write what the validation has found."""
+        gflop = round(self.total_flops / GIGA)
+        if trainer.sanity_checking or gflop == self._written:
+            return
+        if trainer.global_step and not gflop:  # its cost is not known
+            return
+        self._written = gflop
+        found = {
+            f"val_by_gflop/{name.removeprefix(PREFIX)}": float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith(PREFIX)
+        }
+        for logger in trainer.loggers:
+            if gflop:
+                logger.log_metrics({"flops/total_gflop": gflop}, step=trainer.global_step)
+            if isinstance(logger, TensorBoardLogger):
+                logger.log_metrics(found, step=gflop)
+
+    def state_dict(self) -> dict[str, float]:
+        """A resumed run goes on where it was."""
+        return {"total_flops": self.total_flops}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """Take the count of the run that is resumed."""
+        self.total_flops = state_dict["total_flops"]

@@ -1,0 +1,39 @@
+"""Which figures stand together under TensorBoard's tab "Custom scalars"."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+TITLE = "Efficiency"
+
+# Patterns of whole tags; TensorBoard matches them from the start only, hence the $.
+CHARTS: dict[str, tuple[str, ...]] = {
+    "accuracy against steps": ("val/(?!loss$).*$",),
+    "accuracy against cost: the axis counts GFLOP": ("val_by_gflop/(?!loss$).*$",),
+    "cost: predicted GFLOP of a step": ("flops/(forward|backward|step)_gflop$",),
+    "time: a step, ms": ("time/step_p50_ms$", "time/step_p90_ms$", "time/data_ms$"),
+    "time: the parts of a step, ms": ("time/(h2d|forward|backward|optimizer)_ms$",),
+    "memory: kept for backward, MiB, predicted and measured": (
+        "memory/saved_mib$",
+        "memory/saved_measured_mib$",
+    ),
+    "memory: peak, MiB": ("memory/device_peak_mib$",),
+    "throughput: samples/s": ("throughput/samples_per_s$",),
+    "throughput: tokens/s": ("throughput/tokens_per_s$",),
+    "throughput: GFLOP/s": ("throughput/achieved_gflops$",),
+    "throughput: MFU, %": ("throughput/mfu_pct$",),
+    "energy: a step, J": ("energy/step_j$",),
+    "cost of measuring: % of the time": ("efficiency/callback_overhead_pct$",),
+}
+
+
+def layout_of(tags: Iterable[str]) -> dict[str, dict[str, list[object]]]:
+    """The charts that have something to show, as `SummaryWriter.add_custom_scalars` takes them."""
+    tags = list(tags)
+    shown: dict[str, list[object]] = {
+        title: ["Multiline", list(patterns)]
+        for title, patterns in CHARTS.items()
+        if any(re.match(pattern, tag) for pattern in patterns for tag in tags)
+    }
+    return {TITLE: shown}

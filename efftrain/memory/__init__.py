@@ -1,0 +1,26 @@
+"""What backward keeps: only what the gradients of the trainable parameters need.
+
+```python
+from efftrain import memory
+
+report = memory.reduce_memory(model, "exact")  # after choosing what trains
+...  # train with any loop
+memory.restore_memory(model)
+```
+
+Nothing is wrapped: module names, types and state-dict keys stay as they were. Needs torch alone.
+"""
+
+from efftrain.memory.forward import plain_backward
+from efftrain.memory.report import LeftModule, MemoryReport, ReducedModule
+from efftrain.memory.swap import MODES, reduce_memory, restore_memory
+
+__all__ = [
+    "MODES",
+    "LeftModule",
+    "MemoryReport",
+    "ReducedModule",
+    "plain_backward",
+    "reduce_memory",
+    "restore_memory",
+]

@@ -1,0 +1,52 @@
+"""What a replacement knows of the place that it is called in."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from efftrain.memory.origin import Origin
+
+
+@dataclass
+class Scope:
+    """One pass through a model.
+
+    Attributes:
+        masks: Whether one bit per element is less than what plain torch would keep for the module
+            that is running: not where a trainable layer beside it keeps the activation's output.
+        notes: Of origins in this pass.
+    """
+
+    masks: bool = True
+    notes: weakref.WeakSet[Origin] = field(default_factory=weakref.WeakSet[Origin])
+
+
+def is_plain(*tensors: Any) -> bool:
+    """Whether these are ordinary floating point tensors.
+
+    A subclass made of other tensors (DTensor, a quantized weight) has its own arithmetic.
+    """
+    return all(
+        one is None
+        or (
+            isinstance(one, Tensor)
+            and one.is_floating_point()
+            and not is_traceable_wrapper_subclass(one)
+        )
+        for one in tensors
+    )
+
+
+def needs_grad(*tensors: Tensor | None) -> bool:
+    """Whether any of these takes part in backward."""
+    return any(one is not None and one.requires_grad for one in tensors)
+
+
+def is_watched(tensor: Tensor) -> bool:
+    """Whether somebody asks for this tensor's own gradient, so that backward must pass through it."""
+    return bool(tensor._backward_hooks) or tensor.retains_grad  # pyright: ignore[reportPrivateUsage]

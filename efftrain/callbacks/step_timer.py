@@ -6,7 +6,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 from torch import Tensor
-from torch.optim import Optimizer
 
 from efftrain.callbacks.processes import gather, largest
 from efftrain.callbacks.self_timed import SelfTimed, timed, total_cost_s
@@ -26,16 +25,16 @@ class StepTimer(SelfTimed):
     | `time/step_ms` | mean time of one optimizer step, from its batch being on the device to its end |
     | `time/data_ms` | mean wait for the data of one step |
     | `time/h2d_ms` | mean time in which its batches were brought to the device |
-    | `time/forward_ms` | mean time of forward and loss |
+    | `time/forward_ms` | mean time of forward, loss, and emptying the gradients |
     | `time/backward_ms` | mean time of backward, with the exchange of gradients |
-    | `time/optimizer_ms` | mean time of clipping, the optimizer and its schedule |
+    | `time/optimizer_ms` | mean time of what follows: unscaling, clipping, optimizer, schedule |
     | `time/micro_step_ms` | mean forward and backward of one batch, where gradients accumulate |
     | `time/step_p50_ms`, `_p90_ms`, `_p99_ms` | percentiles of the steps in the window |
     | `efficiency/callback_overhead_pct` | time in the hooks of all `SelfTimed` callbacks, of the window's |
 
     A step is an optimizer step: where gradients accumulate, its parts are the sums over its batches.
-    One time of the loop is wait + transfer + step; a step is its three parts, and what other callbacks
-    do between them. With `automatic_optimization=False` the parts are not known and left out.
+    A round of the loop is wait + transfer + step, and a step is its three parts, to which belongs what
+    other callbacks do in them. With `automatic_optimization=False` the parts are not known and left out.
 
     Left out: warm-up, steps in which `torch.compile` compiled something or a checkpoint was written,
     and validation. A wait is counted between two batches only, not at an epoch's start, after a
@@ -102,14 +101,6 @@ class StepTimer(SelfTimed):
         self.clock.begin_batch(Part.FORWARD if self._times_parts else Part.OTHER)
 
     @timed
-    def on_before_zero_grad(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
-    ) -> None:
-        """Forward is over."""
-        if self._times_parts:
-            self.clock.begin(Part.OTHER)
-
-    @timed
     def on_before_backward(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor
     ) -> None:
@@ -119,15 +110,7 @@ class StepTimer(SelfTimed):
 
     @timed
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Backward is over."""
-        if self._times_parts:
-            self.clock.begin(Part.OTHER)
-
-    @timed
-    def on_before_optimizer_step(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
-    ) -> None:
-        """Gradients are complete."""
+        """What is left of the batch is the optimizer's, if it steps."""
         if self._times_parts:
             self.clock.begin(Part.OPTIMIZER)
 

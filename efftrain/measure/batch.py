@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -16,7 +16,11 @@ def samples_in(batch: Any) -> int | None:
     """
     if isinstance(batch, Tensor):
         return batch.shape[0] if batch.ndim else None
-    return next((found for found in map(samples_in, _parts(batch)) if found is not None), None)
+    for part in _parts(batch):
+        found = samples_in(part)
+        if found is not None:
+            return found
+    return None
 
 
 def tokens_in(batch: Any) -> int | Tensor | None:
@@ -29,6 +33,8 @@ def tokens_in(batch: Any) -> int | Tensor | None:
         On a device other than the CPU a tensor that it has still to compute, so that nobody waits;
         None where the batch holds no tokens.
     """
+    if isinstance(batch, Tensor):
+        return None
     if isinstance(batch, Mapping):
         ids, mask = batch.get("input_ids"), batch.get("attention_mask")
         if isinstance(ids, Tensor):
@@ -36,12 +42,14 @@ def tokens_in(batch: Any) -> int | Tensor | None:
                 return ids.numel()
             tokens = mask.count_nonzero()
             return int(tokens) if tokens.is_cpu else tokens
-    if isinstance(batch, Tensor):
-        return None
-    return next((found for found in map(tokens_in, _parts(batch)) if found is not None), None)
+    for part in _parts(batch):
+        found = tokens_in(part)
+        if found is not None:
+            return found
+    return None
 
 
-def _parts(batch: Any) -> Iterator[Any]:
-    if isinstance(batch, Mapping):
-        return iter(batch.values())
-    return iter(batch) if isinstance(batch, (list, tuple)) else iter(())
+def _parts(batch: Any) -> Iterable[Any]:
+    if isinstance(batch, (list, tuple)):
+        return batch
+    return batch.values() if isinstance(batch, Mapping) else ()

@@ -125,6 +125,9 @@ class Unread(Generic[T]):
 
     def add(self, end: Mark, stretch: T) -> None:
         """One more, and read those that are done; never waits."""
+        if not self._waiting and self._timeline.has_passed(end):
+            self._read(stretch)
+            return
         self._waiting.append((end, stretch))
         while self._waiting and self._timeline.has_passed(self._waiting[0][0]):
             self._read(self._waiting.popleft()[1])

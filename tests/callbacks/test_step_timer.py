@@ -9,9 +9,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from efftrain.callbacks import StepTimer
 from efftrain.callbacks.self_timed import SelfTimed, timed
 from tests.callbacks.conftest import ListLogger, SleepyModule, loader
-from tests.callbacks.sleepy_parts import PARTS_S, SleepyParts, sleepy_loader
-
-WITHIN = 0.05
+from tests.callbacks.sleepy_parts import PARTS_S, SleepyParts, agree, sleepy_loader
 
 
 def fit(callbacks, module, batches, validation=None, **options):
@@ -30,13 +28,14 @@ def fit(callbacks, module, batches, validation=None, **options):
 def test_sleeps_land_in_their_own_tags():
     timer, module = StepTimer(warmup_steps=1), SleepyParts()
     logger = fit([timer], module, sleepy_loader(module, 8))
+    slept = {part: module.naps.steps_ms(part)[1:] for part in PARTS_S}
     for part in PARTS_S:
-        logged = median(logger.values(f"time/{part}_ms"))
-        assert logged == pytest.approx(module.naps.median_ms(part), rel=WITHIN), part
-    step_ms = sum(module.naps.median_ms(part) for part in ("forward", "backward", "optimizer"))
-    assert median(logger.values("time/step_ms")) == pytest.approx(step_ms, rel=WITHIN)
+        assert agree(logger.values(f"time/{part}_ms"), slept[part]), part
+    in_step = zip(*(slept[part] for part in ("forward", "backward", "optimizer")), strict=True)
+    steps_ms = [sum(parts) for parts in in_step]
+    assert agree(logger.values("time/step_ms"), steps_ms)
     assert timer.times.steps == 7
-    assert timer.times.step_p50_ms == pytest.approx(step_ms, rel=WITHIN)
+    assert timer.times.step_p99_ms >= max(steps_ms[:-1])
     assert logger.values("time/micro_step_ms") == []
 
 
@@ -44,15 +43,15 @@ def test_accumulated_batches_are_one_step():
     timer, module = StepTimer(warmup_steps=1), SleepyParts()
     logger = fit([timer], module, sleepy_loader(module, 12), accumulate_grad_batches=3)
     assert timer.times.steps == 3
-    naps = {part: module.naps.median_ms(part) for part in PARTS_S}
-    micro_ms = naps["forward"] + naps["backward"]
-    expected = {part: 3 * naps[part] for part in ("forward", "backward", "data", "h2d")} | {
-        "optimizer": naps["optimizer"],
-        "micro_step": micro_ms,
-        "step": 3 * micro_ms + naps["optimizer"],
+    slept = {
+        part: module.naps.steps_ms(part, 1 if part == "optimizer" else 3)[1:] for part in PARTS_S
     }
-    for name, value in expected.items():
-        assert median(logger.values(f"time/{name}_ms")) == pytest.approx(value, rel=WITHIN), name
+    for part in PARTS_S:
+        assert agree(logger.values(f"time/{part}_ms"), slept[part]), part
+    micro = [sum(both) for both in zip(slept["forward"], slept["backward"], strict=True)]
+    steps = [sum(both) for both in zip(micro, slept["optimizer"], strict=True)]
+    assert agree(logger.values("time/micro_step_ms"), [three / 3 for three in micro])
+    assert agree(logger.values("time/step_ms"), steps)
 
 
 class Validated(SleepyParts):
@@ -156,11 +155,17 @@ class Adversaries(SleepyParts):
 
 def test_by_hand_only_the_whole_step_is_known():
     timer, module = StepTimer(warmup_steps=0), Adversaries({"forward": 0.04})
-    logger = fit([timer], module, sleepy_loader(module, 4), log_every_n_steps=3)
+    logger = fit([timer], module, sleepy_loader(module, 4), log_every_n_steps=1)
     assert timer.times.steps == 4
-    assert timer.times.step_p50_ms == pytest.approx(80, rel=2 * WITHIN)
+    assert agree(logger.values("time/step_ms"), module.naps.steps_ms("forward", 2))
     assert timer.times.forward_ms is timer.times.backward_ms is timer.times.optimizer_ms is None
-    assert logger.steps("time/step_ms") == [4, 6], "two optimizer steps a batch jump over 3"
+    assert logger.steps("time/step_ms") == [2, 4, 6, 8]
+
+
+def test_steps_that_jump_over_the_end_of_a_window_close_it():
+    module = Adversaries({})
+    logger = fit([StepTimer(0)], module, sleepy_loader(module, 4), log_every_n_steps=3)
+    assert logger.steps("time/step_ms") == [4, 6], "two optimizer steps a batch"
 
 
 class Look(Callback):
@@ -200,7 +205,7 @@ def test_what_the_callbacks_cost_is_logged_with_what_others_cost():
     )  # fmt: skip
     values = logger.values("efficiency/callback_overhead_pct")
     # 20 ms behind each step of 80 ms, in what lies between two batches
-    assert median(values) == pytest.approx(20, rel=0.1)
+    assert median(values) == pytest.approx(20, abs=5)
 
 
 def test_what_they_cost_before_the_first_counted_step_is_not_in_it(train):

@@ -93,9 +93,9 @@ def test_a_resumed_run_goes_on_where_it_was(tmp_path, stop_at):
     assert timer.times.steps == 16 - stop_at - 2
     assert meter.samples == 4 * (16 - stop_at - 2)
     for step_ms in resumed.values("time/step_ms"):
-        assert 20 <= step_ms < 60
+        assert 20 <= step_ms < 200
     for rate in resumed.values("throughput/samples_per_s"):
-        assert 4 / 0.08 < rate <= 4 / 0.02
+        assert 4 / 0.2 < rate <= 4 / 0.02
     assert all(value >= 0 for _, row in resumed.rows for value in row.values())
 
 
@@ -114,16 +114,15 @@ def test_of_two_processes_samples_are_summed_and_the_slower_one_counts(tmp_path)
     counted, waits_ms = 8 - 2, [1000 * wait for wait in two_process_run.WAIT_S]
     assert run["samples"] == counted * (4 + 2)
     assert run["tokens"] == counted * (4 * 5 + 2 * 7)
-    assert run["own_data_ms"] == pytest.approx(waits_ms[0], rel=0.5), "the first process is fast"
-
-    rows = dict(run["rows"][-2:][0][1]) | dict(run["rows"][-2:][1][1])
     assert [step for step, _ in run["rows"]] == [4, 4, 8, 8]
-    assert rows["time/data_ms"] == pytest.approx(waits_ms[1], rel=0.2)
-    # The fast one has its batch early, and waits for the other one's gradients
-    assert rows["time/backward_ms"] == pytest.approx(waits_ms[1] - waits_ms[0], rel=0.5)
-    per_s = rows["throughput/samples_per_s"]
-    assert per_s == pytest.approx(6 / two_process_run.WAIT_S[1], rel=0.25)
-    assert rows["throughput/tokens_per_s"] / per_s == pytest.approx(34 / 6)
+    last = run["rows"][-2][1] | run["rows"][-1][1]
+    assert waits_ms[1] <= last["time/data_ms"] < 2 * waits_ms[1]
+    assert waits_ms[0] <= run["own_data_ms"] < last["time/data_ms"] / 2, "the first one is fast"
+    # It has its batch early, and waits for the other one's gradients
+    assert last["time/backward_ms"] > (waits_ms[1] - waits_ms[0]) / 2
+    per_s = last["throughput/samples_per_s"]
+    assert 0.5 < per_s / (6 / two_process_run.WAIT_S[1]) <= 1
+    assert last["throughput/tokens_per_s"] / per_s == pytest.approx(34 / 6)
     # 6 MFLOP a step, of which each of the two devices did half
-    step_s = rows["time/step_ms"] / 1000
-    assert rows["throughput/achieved_gflops"] == pytest.approx(3e6 / step_s / 1e9, rel=0.1)
+    step_s = last["time/step_ms"] / 1000
+    assert last["throughput/achieved_gflops"] == pytest.approx(3e6 / step_s / 1e9, rel=0.1)

@@ -3,6 +3,7 @@ import types
 from collections import Counter
 
 import pytest
+import torch
 
 from efftrain.measure.step_clock import Part, StepClock
 from efftrain.measure.timeline import EventTimeline, HostTimeline
@@ -29,10 +30,8 @@ def run_batch(clock, sleep, data=0.0, h2d=0.0, forward=0.0, backward=0.0, optimi
     sleep(forward)
     clock.begin(Part.BACKWARD)
     sleep(backward)
-    clock.begin(Part.OTHER)
-    if optimizer is not None:
-        clock.begin(Part.OPTIMIZER)
-        sleep(optimizer)
+    clock.begin(Part.OPTIMIZER)
+    sleep(optimizer or 0.0)
     clock.end_batch(stepped=optimizer is not None)
 
 
@@ -144,6 +143,22 @@ def test_percentiles_of_a_known_series(clock, now):
     times = clock.times()
     percentiles = (times.step_p50_ms, times.step_p90_ms, times.step_p99_ms)
     assert percentiles == pytest.approx((50, 90, 99))
+
+
+def test_percentiles_are_those_of_pytorch(clock, now):
+    seconds = torch.rand(37, dtype=torch.float64)
+    for forward in seconds.tolist():
+        run_batch(clock, now.sleep, forward=forward, optimizer=0.0)
+    times = clock.times()
+    percentiles = [times.step_p50_ms, times.step_p90_ms, times.step_p99_ms]
+    shares = torch.tensor([0.5, 0.9, 0.99], dtype=torch.float64)
+    assert percentiles == pytest.approx((1000 * seconds).quantile(shares).tolist())
+
+
+def test_the_only_step_is_each_of_its_percentiles(clock, now):
+    run_batch(clock, now.sleep, forward=0.010, optimizer=0.0)
+    times = clock.times()
+    assert (times.step_p50_ms, times.step_p90_ms, times.step_p99_ms) == pytest.approx((10, 10, 10))
 
 
 def test_a_window_holds_the_steps_since_the_last_one(clock, now):

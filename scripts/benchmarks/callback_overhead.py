@@ -1,0 +1,152 @@
+"""What the efficiency callbacks cost a training step, beside Lightning's own monitors.
+
+python scripts/benchmarks/callback_overhead.py
+
+Prints a Markdown table. The same Trainer, with a TensorBoard logger and its default interval of 50
+steps, trains without callbacks, with all of ours at their defaults, and with Lightning's
+ThroughputMonitor and DeviceStatsMonitor (which needs psutil). The three take turns; a figure is the
+median over the turns of the difference to the run without callbacks of the same turn. A run's figure
+is its wall clock over whole logging windows divided by their steps, so that writing is in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback, DeviceStatsMonitor, ThroughputMonitor
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from efftrain.callbacks import ParameterCount, StepTimer, Throughput
+
+WINDOW = 50
+BATCH = 8
+
+
+class Work(pl.LightningModule):
+    """A small network whose step takes so much longer than Lightning needs for it."""
+
+    flops_per_batch = 1  # asked for by ThroughputMonitor
+
+    def __init__(self, work_s: float) -> None:
+        """Take the seconds."""
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
+        self.work_s = work_s
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        """Pass the time, then compute a little."""
+        if self.work_s > 0.005:
+            time.sleep(self.work_s)
+        else:  # too short to sleep exactly
+            until = time.perf_counter() + self.work_s
+            while time.perf_counter() < until:
+                pass
+        return self.layers(batch[0]).square().mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Plain SGD."""
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Stopwatch(Callback):
+    """Wall clock of the windows after the first one, which holds every warm-up."""
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the clock where a window ends."""
+        if batch_idx == WINDOW:
+            self.began = time.perf_counter()
+        elif batch_idx and batch_idx % WINDOW == 0:
+            self.ended, self.steps = time.perf_counter(), batch_idx - WINDOW
+
+    @property
+    def step_s(self) -> float:
+        """Mean time of a step, with everything that a window takes."""
+        return (self.ended - self.began) / self.steps
+
+
+def ours() -> list[Callback]:
+    """As `callbacks=default` builds them, with everything that they can log."""
+    return [ParameterCount(), StepTimer(), Throughput(flops_per_sample=1e6, peak_flops_per_s=1e12)]
+
+
+def lightnings() -> list[Callback]:
+    """The two that measure speed and device."""
+    return [ThroughputMonitor(batch_size_fn=lambda batch: len(batch[0])), DeviceStatsMonitor()]
+
+
+VARIANTS: dict[str, Callable[[], list[Callback]]] = {
+    "none": list,
+    "efftrain's": ours,
+    "Lightning's": lightnings,
+}
+
+
+def step_s(callbacks: list[Callback], work_s: float, steps: int) -> float:
+    """Time of one step of a run with these callbacks."""
+    torch.manual_seed(0)
+    data = TensorDataset(torch.zeros(BATCH * (steps + 1), 64))
+    watch = Stopwatch()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            logger=TensorBoardLogger(folder),
+            callbacks=[watch, *callbacks],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            max_epochs=1,
+            log_every_n_steps=WINDOW,
+        )
+        trainer.fit(Work(work_s), DataLoader(data, BATCH))
+    return watch.step_s
+
+
+def compare(work_s: float, steps: int, turns: int) -> dict[str, list[float]]:
+    """Step times of each variant, in the same order of turns."""
+    times: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    for turn in range(turns):
+        names = list(VARIANTS)
+        for name in names[turn % 3 :] + names[: turn % 3]:
+            times[name].append(step_s(VARIANTS[name](), work_s, steps))
+    return times
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--turns", type=int, default=9)
+    turns = parser.parse_args().turns
+    warnings.simplefilter("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+
+    print("| step | callbacks | time of a step | more | |")
+    print("| --- | --- | --- | --- | --- |")
+    for label, work_s, steps in (("1 ms", 0.0004, 400), ("50 ms", 0.05, 100)):
+        times = compare(work_s, steps, turns)
+        for name, values in times.items():
+            more_s = median(
+                with_s - without_s for with_s, without_s in zip(values, times["none"], strict=True)
+            )
+            cost = "" if name == "none" else f"{1e6 * more_s:.0f} us"
+            share = "" if name == "none" else f"{100 * more_s / median(times['none']):.2f} %"
+            print(f"| {label} | {name} | {1e3 * median(values):.3f} ms | {cost} | {share} |")
+
+
+if __name__ == "__main__":
+    main()

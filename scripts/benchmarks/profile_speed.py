@@ -9,6 +9,9 @@ process (what is known of shapes is forgotten before), `efftrain.profile` again,
 FlopCountAnalysis + ActivationCountAnalysis. The ratio of a model is the median over the rounds, each
 efftrain over the fvcore of the same round. The first round of a first model warms up and is left out.
 
+Seconds are those of the processor, on one thread: where nothing else runs they are the clock's, and
+where others share the machine they are still ours.
+
 --llama70b profiles a LLaMA of 70 billion parameters (80 layers, 512 tokens) on the meta device, its
 norms trainable, and prints seconds and the peak of the process's memory, imports and torch included.
 """
@@ -76,11 +79,11 @@ def with_fvcore(model: nn.Module, image: Tensor) -> None:
 
 
 def seconds(run: Callable[[], Any]) -> float:
-    """Wall clock of one call, garbage left from before not its own."""
+    """The processor's time for one call, garbage left from before not its own."""
     gc.collect()
-    start = time.perf_counter()
+    start = time.process_time()
     run()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def one_round(model: nn.Module, image: Tensor) -> tuple[float, float, float]:
@@ -132,13 +135,14 @@ def llama70b() -> None:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("norm" in name)
     before = peak_gb()
-    start = time.perf_counter()
+    clock, start = time.perf_counter(), time.process_time()
     report = efftrain.profile(model, batch, optimizer=torch.optim.AdamW)
-    took = time.perf_counter() - start
+    took, waited = time.process_time() - start, time.perf_counter() - clock
     print(
         f"{report.params.total:,} parameters, {report.macs.forward:,} MACs forward, "
         f"{report.macs.step:,} of the step\n"
-        f"{took:.2f} s, peak memory of the process {peak_gb():.2f} GB ({before:.2f} GB before)"
+        f"{took:.2f} s ({waited:.2f} s by the clock), peak memory of the process {peak_gb():.2f} GB "
+        f"({before:.2f} GB before)"
     )
 
 

@@ -26,10 +26,23 @@ def counters() -> ModuleType:
 
 def test_the_truth_is_the_published_figure_and_the_papers_formula(counters: ModuleType) -> None:
     known = zoo.build("mobilenet_v2")
-    assert counters.truth("mobilenet_v2", known.model.eval(), known.batch)[0] == 300_774_272
-    assert counters.truth("vit_b_16", nn.Identity(), known.batch)[0] == zoo.VIT
-    norms = counters.truth("vit_b_16", nn.Identity(), known.batch, norms_alone=True)
-    assert norms[1] / norms[0] == pytest.approx(1.034, abs=5e-4)
+    model, batch = known.model.eval(), known.batch
+    assert counters.forward_truth("mobilenet_v2", model, batch) == 300_774_272
+    assert counters.forward_truth("vit_b_16", nn.Identity(), batch) == zoo.VIT
+    forward, backward = counters.step_truth("vit_b_16", nn.Identity(), batch, norms_alone=True)
+    assert backward / forward == pytest.approx(1.034, abs=5e-4)
+
+
+def test_the_truth_of_windows_is_that_of_an_independent_count(counters: ModuleType) -> None:
+    known = zoo.build("swin_t")
+    assert counters.forward_truth("swin_t", known.model.eval(), known.batch) == known.macs
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "LLaMA, shared keys"])
+def test_a_models_formula_is_what_its_operators_add_up_to(counters: ModuleType, name: str) -> None:
+    with torch.device("meta"):
+        model, batch = counters.build(name)
+    assert counters.ask("efftrain", model, batch, counters.FORMULAS[name]) == "exact"
 
 
 def test_a_counter_that_fails_or_errs_shows_in_its_cell(counters: ModuleType) -> None:

@@ -51,7 +51,10 @@ def test_twice_the_layers_take_twice_the_calls() -> None:
 
 @pytest.mark.slow
 def test_a_model_of_70_billion_parameters_takes_seconds_and_megabytes() -> None:
-    """The limits are 20 s and 2 GB; a ninth and a quarter of that were measured."""
+    """The limits are 20 s and 2 GB; a ninth and a quarter of that were measured.
+
+    The processor's seconds: others may be at work on the machine.
+    """
     script = CHECKOUT / "scripts" / "benchmarks" / "profile_speed.py"
     run = subprocess.run(
         [sys.executable, str(script), "--llama70b"], capture_output=True, text=True, check=True
@@ -60,7 +63,9 @@ def test_a_model_of_70_billion_parameters_takes_seconds_and_megabytes() -> None:
         2 * 8192**2 + 2 * 8192 * 1024 + 2 * 512 * 8192 + 3 * 8192 * 28672
     ) + 512 * 8192 * 32000  # fmt: skip
     assert f"{parameters:,} parameters, {forward:,} MACs forward" in run.stdout
-    found = re.search(r"([\d.]+) s, peak memory of the process ([\d.]+) GB", run.stdout)
+    found = re.search(
+        r"([\d.]+) s \([\d.]+ s by the clock\), peak memory of the process ([\d.]+) GB", run.stdout
+    )
     assert found is not None
     assert float(found[1]) < 20
     assert float(found[2]) < 2

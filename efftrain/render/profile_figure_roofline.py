@@ -97,7 +97,7 @@ def draw_roofline(figure: FigureBase, profile: Profile, roofline: Roofline) -> N
             handle.set_sizes([40.0])
     figure.suptitle(
         f"Roofline of {machine_text(ceilings)}: inference of one sample"
-        f" (layers predicted, ceilings {ceilings.source})",
+        f" (layers predicted, ceilings {ceilings.source.partition(' ')[0]})",
         x=0.01, ha="left", fontsize=11, parse_math=False,
     )  # fmt: skip
 

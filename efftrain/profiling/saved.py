@@ -156,7 +156,10 @@ class SavedRecorder:
 
     def on_call(self, call: Call) -> None:
         """Note which operation an autograd node belongs to."""
-        self._operators.setdefault(newest_node(), call.operator.name)
+        node, name = newest_node(), call.operator.name
+        if self._operators.get(node) == "clone" and name.endswith("_"):
+            self._operators[node] = name  # one in place that first puts its input aside for backward
+        self._operators.setdefault(node, name)
         self._storages.on_call(call)
 
     def hooks(self) -> saved_tensors_hooks:

@@ -155,3 +155,13 @@ def test_a_norm_written_in_steps_is_a_norm() -> None:
 def test_nothing_trainable_keeps_nothing() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU()).requires_grad_(False)
     assert find_saved(model, torch.zeros(2, 4)).saved_bytes == 0
+
+
+def test_an_activation_in_place_keeps_a_copy_of_its_input_and_is_charged_with_it() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU6(inplace=True), nn.Conv2d(3, 3, 1))
+    for parameter in model[2].parameters():
+        parameter.requires_grad_(False)
+    saved = find_saved(model, torch.zeros(2, 3, 8, 8))
+    plane = 2 * 3 * 8 * 8 * F32
+    by_path = {tensor.path: tensor.cause for tensor in saved.tensors if tensor.saved_bytes == plane}
+    assert by_path == {"1": "activation", "2": "conv"}  # the copy; and ReLU6's result

@@ -69,12 +69,45 @@ def _like(tensor: Any, sizes: Sequence[int] | None = None) -> Shape:
     return Shape(sizes, _plain_strides(sizes), tensor.dtype, tensor.fake_device)
 
 
-def _same(args: Sequence[Any]) -> Shapes | None:
-    """Element by element, from tensors of one size: a tensor of that size."""
+def _elementwise(args: Sequence[Any]) -> Shapes | None:
+    """A tensor in the plain order, as large as its operands together.
+
+    The operands need not be dense: slices of channels, and one number for a channel, will do.
+    """
     tensors = [argument for argument in args if isinstance(argument, Tensor)]
-    if not plain(tensors) or any(t.shape != tensors[0].shape for t in tensors):
+    first: Any = tensors[0]
+    if first.dtype not in _FLOATS or not all(_in_order(t, first.dtype) for t in tensors):
         return None
-    return (_like(tensors[0]),)
+    sizes = first.shape
+    if any(t.shape != sizes for t in tensors):
+        dimensions = {t.dim() for t in tensors}
+        columns = [set(column) - {1} for column in zip(*(t.shape for t in tensors), strict=False)]
+        if len(dimensions) > 1 or any(len(column) > 1 for column in columns):
+            return None
+        sizes = tuple(max(column, default=1) for column in columns)
+    return (_like(first, sizes),)
+
+
+def _in_order(tensor: Any, dtype: torch.dtype) -> bool:
+    """Whether later dimensions lie closer together, and no two positions in one place."""
+    if type(tensor) is not FakeTensor or tensor.dtype is not dtype or not tensor.numel():
+        return False
+    if tensor.fake_device.type != "cpu":
+        return False
+    within = 1
+    for size, stride in zip(reversed(tensor.shape), reversed(tensor.stride()), strict=True):
+        if size > 1:
+            if stride < within:
+                return False
+            within = stride * size
+    return True
+
+
+def _written(args: Sequence[Any]) -> Shapes | None:
+    """As `_elementwise`, over the first operand."""
+    shapes = _elementwise(args)
+    fits = shapes is not None and shapes[0] is not None and shapes[0].sizes == args[0].shape
+    return shapes if fits else None
 
 
 def _batch_norm(args: Sequence[Any]) -> Shapes | None:
@@ -162,19 +195,23 @@ def _masked(shapes: Shapes, mask: Sequence[bool]) -> Shapes:
 
 
 _aten = torch.ops.aten
-_SAME: list[Any] = [
-    _aten.relu, _aten.relu_, _aten.threshold_backward,
-    _aten.hardtanh, _aten.hardtanh_, _aten.hardtanh_backward,
-    _aten.silu, _aten.silu_, _aten.silu_backward,
-    _aten.hardswish, _aten.hardswish_, _aten.hardswish_backward,
-    _aten.hardsigmoid, _aten.hardsigmoid_, _aten.hardsigmoid_backward,
-    _aten.sigmoid, _aten.sigmoid_, _aten.sigmoid_backward,
+_ELEMENTWISE: list[Any] = [
+    _aten.relu, _aten.threshold_backward, _aten.hardtanh, _aten.hardtanh_backward,
+    _aten.silu, _aten.silu_backward, _aten.hardswish, _aten.hardswish_backward,
+    _aten.hardsigmoid, _aten.hardsigmoid_backward, _aten.sigmoid, _aten.sigmoid_backward,
     _aten.gelu, _aten.gelu_backward,
+]  # fmt: skip
+_WRITTEN: list[Any] = [
+    _aten.relu_, _aten.hardtanh_, _aten.silu_, _aten.hardswish_, _aten.hardsigmoid_, _aten.sigmoid_,
 ]  # fmt: skip
 
 RULES: dict[Any, Rule] = {
-    **{packet.default: _same for packet in _SAME},
-    **{packet.Tensor: _same for packet in (_aten.add, _aten.add_, _aten.mul, _aten.mul_)},
+    **{packet.default: _elementwise for packet in _ELEMENTWISE},
+    **{packet.default: _written for packet in _WRITTEN},
+    _aten.add.Tensor: _elementwise,
+    _aten.mul.Tensor: _elementwise,
+    _aten.add_.Tensor: _written,
+    _aten.mul_.Tensor: _written,
     _aten.convolution.default: _convolution,
     _aten.convolution_backward.default: _convolution_backward,
     _aten.native_batch_norm.default: _batch_norm,

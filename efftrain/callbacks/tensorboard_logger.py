@@ -8,6 +8,8 @@ from typing import Any
 
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_SCALAR
+from tensorboard.plugins.scalar.metadata import PLUGIN_NAME
 from torch import Tensor
 from torch.utils.tensorboard.summary import scalar
 
@@ -51,7 +53,11 @@ class DescribedTensorBoardLogger(TensorBoardLogger):
     def _write_first(self, tag: str, value: float, step: int | None) -> None:
         name = f"{self._prefix}{self.LOGGER_JOIN_CHAR}{tag}" if self._prefix else tag
         summary = scalar(name, value)
-        summary.value[0].metadata.summary_description = describe(tag)
+        metadata = summary.value[0].metadata
+        metadata.summary_description = describe(tag)
+        # without these two TensorBoard's fast reader takes no notice of the description
+        metadata.plugin_data.plugin_name = PLUGIN_NAME
+        metadata.data_class = DATA_CLASS_SCALAR
         self.experiment._get_file_writer().add_summary(summary, step, time.time())
 
     def _write_layout(self) -> None:

@@ -17,6 +17,7 @@ VERBS = {
     "eval": "evaluate a finished run again: efftrain eval run=<run folder>",
     "export": "write a finished run as a model: efftrain export run=<run folder> to=merged|folded|peft",
     "profile": "what a training step would cost, before it runs: efftrain profile model=… peft=norm",
+    "tensorboard": "open the curves of a run: efftrain tensorboard run=<folder>|latest",
     "configs": "list the configs that can be named, or check every one: efftrain configs ls|check",
 }
 

@@ -84,6 +84,8 @@ class SavedMeter:
         made_by: Any = tensor.grad_fn
         if made_by is not None and made_by._sequence_nr() == node:
             tensor = tensor.detach()  # a node that held its own result would never be freed
+            if made_by.name() == "CloneBackward0":
+                node -= 1  # of an operation in place, which has put its input aside
         kept = _Kept(tensor, self._stack.path, node)
         self._kept.append(weakref.ref(kept))
         self.cost_s += time.perf_counter() - began

@@ -8,8 +8,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_SCALAR
-from tensorboard.plugins.scalar.metadata import PLUGIN_NAME
+from tensorboard.plugins.scalar.metadata import create_summary_metadata
 from torch import Tensor
 from torch.utils.tensorboard.summary import scalar
 
@@ -53,11 +52,9 @@ class DescribedTensorBoardLogger(TensorBoardLogger):
     def _write_first(self, tag: str, value: float, step: int | None) -> None:
         name = f"{self._prefix}{self.LOGGER_JOIN_CHAR}{tag}" if self._prefix else tag
         summary = scalar(name, value)
-        metadata = summary.value[0].metadata
-        metadata.summary_description = describe(tag)
-        # without these two TensorBoard's fast reader takes no notice of the description
-        metadata.plugin_data.plugin_name = PLUGIN_NAME
-        metadata.data_class = DATA_CLASS_SCALAR
+        # the plugin's own metadata: TensorBoard's fast reader leaves out a bare description
+        described = create_summary_metadata(display_name="", description=describe(tag))
+        summary.value[0].metadata.CopyFrom(described)
         self.experiment._get_file_writer().add_summary(summary, step, time.time())
 
     def _write_layout(self) -> None:

@@ -45,10 +45,10 @@ def run_compiled(
     )
     with _lock:
         if key not in _compiled:
-            _compiled[key] = _compile(function, statics)
+            _compiled[key] = _compile(function)
     try:
         with torch.no_grad():
-            return _compiled[key](*plain, **tensors)
+            return _compiled[key](*plain, **tensors, **statics)
     except _compile_errors() as error:
         _failed.add(name)
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -61,9 +61,9 @@ def compilations() -> int:
     return len(_compiled)
 
 
-def _compile(function: Callable[..., R], statics: dict[str, Any]) -> Callable[..., R]:
+def _compile(function: Callable[..., R]) -> Callable[..., R]:
     # Dynamo counts recompilations by code object: each version gets its own, so that none uses up
-    # the limit of another.
+    # the limit of another. (Not functools.partial: all of those share a frame of Dynamo's own.)
     original = cast(FunctionType, function)
     twin = FunctionType(
         original.__code__.replace(co_name=f"{original.__name__}_{len(_compiled)}"),
@@ -74,7 +74,7 @@ def _compile(function: Callable[..., R], statics: dict[str, Any]) -> Callable[..
     )
     twin.__kwdefaults__ = original.__kwdefaults__
     # its overloads are not fully typed
-    return cast(Any, torch).compile(functools.partial(twin, **statics), dynamic=True)
+    return cast(Any, torch).compile(twin, dynamic=True)
 
 
 def _kind(value: object) -> object:

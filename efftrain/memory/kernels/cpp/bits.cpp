@@ -29,15 +29,21 @@ inline uint8_t above_zero(const float *v, int64_t count) {
 EXPORT void add_relu(const float *a, const float *b, float *y, uint8_t *bits, int64_t count,
                      int threads) {
 #pragma omp parallel for num_threads(threads)
-    for (int64_t byte = 0; byte < (count + 7) / 8; byte++) {
-        const int64_t at = byte * 8, left = count - at;
-        float *out = y + at;
-        for (int64_t k = 0; k < 8 && k < left; k++) {
-            float sum = b ? a[at + k] + b[at + k] : a[at + k];
+    for (int64_t byte = 0; byte < count / 8; byte++) {
+        float *__restrict out = y + byte * 8;
+        const float *__restrict one = a + byte * 8, *__restrict other = b ? b + byte * 8 : nullptr;
+        SIMD for (int k = 0; k < 8; k++) {
+            float sum = other ? one[k] + other[k] : one[k];
             out[k] = sum < 0 ? 0 : sum;
         }
-        bits[byte] = above_zero(out, left);
+        bits[byte] = above_zero(out, 8);
     }
+    const int64_t rest = count / 8 * 8;
+    for (int64_t i = rest; i < count; i++) {
+        float sum = b ? a[i] + b[i] : a[i];
+        y[i] = sum < 0 ? 0 : sum;
+    }
+    if (rest < count) bits[count / 8] = above_zero(y + rest, count - rest);
 }
 
 EXPORT void mask_grad(const float *__restrict grad, const uint8_t *__restrict bits,

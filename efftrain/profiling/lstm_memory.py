@@ -14,31 +14,45 @@ _LINE = 64
 
 
 def lstm_workspace_bytes(call: Call) -> int:
-    """Bytes that one layer keeps for backward, in 32-bit numbers; parts begin on new pages.
+    """Bytes that one layer keeps for backward; parts begin on new pages.
 
-    Gates of each step; hidden states, their gradients and the layer's input with one more step at the
-    start, in rows that are as long as the wider of input and state; cell states and their gradients.
+    Gates of each step; hidden states and the gradients of both with one more step at the start, in rows
+    that are as long as the wider of input and state; cell states and their gradients. Gradients are in
+    32 bits, the rest as the input is.
     """
     steps, batch, inputs, hidden = _sizes(call)
-    row = _row(max(inputs, hidden))
-    gates = _pages(steps * batch * _row(4 * hidden))
-    states = _pages(2 * (steps + 1) * batch * row)
-    cells = _pages(2 * (steps + 1) * batch * hidden)
-    return gates + 3 * states + 2 * cells + _pages(steps * batch * _row(hidden))
+    width, wider = call.args[0].element_size(), max(inputs, hidden)
+    each, rows = steps * batch, 2 * (steps + 1) * batch
+    gates = _pages(width * each * _row(4 * hidden, width))
+    states = _pages(width * rows * _row(wider, width)) + 2 * _pages(4 * rows * _row(wider, 4))
+    cells = _pages(width * rows * hidden) + _pages(4 * rows * hidden)
+    return gates + states + cells + _pages(width * each * _row(hidden, width))
 
 
 def lstm_scratch(call: Call) -> int:
     """Both weights in rows of their own length, the two biases as one, and all gates once more."""
     steps, batch, inputs, hidden = _sizes(call)
-    row = _row(4 * hidden)
+    width = call.args[0].element_size()
+    if width < 4:  # the gates stand in the workspace alone
+        return width * 4 * hidden * (inputs + hidden + 1)
+    row = _row(4 * hidden, width)
     return 4 * ((inputs + hidden) * row + 4 * hidden + steps * batch * row)
 
 
 def lstm_backward_scratch(call: Call) -> int:
-    """As forward, and both weights once more where their rows are not as oneDNN wants them."""
-    inputs, hidden = _sizes(call)[2:]
-    again = sum(_row(width) for width in (inputs, hidden) if _row(width) != width)
-    return lstm_scratch(call) + 4 * 4 * hidden * again
+    """As forward, and both weights once more where their rows are not as oneDNN wants them.
+
+    In 16 bits: gradients of input and weights in 32 bits, the latter once more in rows of their own.
+    """
+    steps, batch, inputs, hidden = _sizes(call)
+    width = call.args[0].element_size()
+    if width == 4:
+        again = sum(_row(size, 4) for size in (inputs, hidden) if _row(size, 4) != size)
+        return lstm_scratch(call) + 4 * 4 * hidden * again
+    sides = steps * batch * (inputs + hidden)
+    weights = (inputs + hidden) * (4 * hidden + _row(4 * hidden, 4))
+    held = 4 * (sides + weights) + lstm_scratch(call)
+    return held - sum(tensor.numel() * tensor.element_size() for tensor in call.outputs)
 
 
 def _sizes(call: Call) -> tuple[int, int, int, int]:
@@ -47,12 +61,12 @@ def _sizes(call: Call) -> tuple[int, int, int, int]:
     return steps, batch, inputs, call.args[1].shape[0] // 4
 
 
-def _row(width: int) -> int:
+def _row(size: int, width: int) -> int:
     """Elements from one row to the next: whole cache lines, and no multiple of 256 elements."""
-    line = _LINE // 4
-    row = -(-width // line) * line
+    line = _LINE // width
+    row = -(-size // line) * line
     return row + line if row % 256 == 0 else row
 
 
-def _pages(elements: int) -> int:
-    return -(-4 * elements // _PAGE) * _PAGE
+def _pages(held: int) -> int:
+    return -(-held // _PAGE) * _PAGE

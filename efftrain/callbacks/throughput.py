@@ -90,7 +90,8 @@ class Throughput(SelfTimed):
         self.seconds = 0.0
         self._clock = RateClock(warmup_steps)
         self._window = LoggingWindow()
-        self._said = False
+        self._peak: float | None = None
+        self._looked_up = False
 
     @property
     def samples_per_s(self) -> float | None:
@@ -104,7 +105,7 @@ class Throughput(SelfTimed):
         self.seconds = 0.0
         self._clock = RateClock(self.warmup_steps, timeline_of(pl_module.device))
         self._window.begin(trainer)
-        self._said = False
+        self._looked_up = False
 
     @timed
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -189,19 +190,23 @@ class Throughput(SelfTimed):
         """The denominator of `mfu_pct`; what it is, or that it is not known, is said once."""
         if self.peak_flops_per_s is not None:
             return self.peak_flops_per_s
+        if not self._looked_up:
+            self._looked_up = True
+            self._peak = self._look_up_peak(trainer, pl_module)
+        return self._peak
+
+    def _look_up_peak(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> float | None:
         name = device_name(pl_module.device)
         convolutions = any(isinstance(module, _CONVOLUTIONS) for module in pl_module.modules())
         arithmetic = find_arithmetic(str(trainer.precision), convolutions)
         peak = find_peak(name)
         rate = peak_flops_per_s(peak, arithmetic) if peak and arithmetic else None
-        if not self._said:
-            self._said = True
-            if peak is None or rate is None:
-                _log.info(
-                    f"throughput/mfu_pct is left out: no peak is known of {name} at precision"
-                    f" {trainer.precision}; give Throughput(peak_flops_per_s=…)"
-                )
-            else:
-                card = f"`throughput/mfu_pct` is of {rate / 1e12:g} TFLOP/s: {name}, dense {arithmetic}"
-                log_text(trainer.loggers, "throughput", f"{card} ({peak.source})")
+        if peak is None or rate is None:
+            _log.info(
+                f"throughput/mfu_pct is left out: no peak is known of {name} at precision"
+                f" {trainer.precision}; give Throughput(peak_flops_per_s=…)"
+            )
+            return None
+        card = f"`throughput/mfu_pct` is of {rate / 1e12:g} TFLOP/s: {name}, dense {arithmetic}"
+        log_text(trainer.loggers, "throughput", f"{card} ({peak.source})")
         return rate

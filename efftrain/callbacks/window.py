@@ -12,11 +12,13 @@ class LoggingWindow:
         """Follow nothing yet."""
         self._step = 0
         self._every = 0
+        self._batches_left = 0
 
     def begin(self, trainer: pl.Trainer) -> None:
         """Take the Trainer's count, which a resumed run does not start at 0."""
         self._step = trainer.global_step
         self._every = log_interval(trainer)
+        self._batches_left = 0
 
     def end_batch(self, trainer: pl.Trainer) -> tuple[bool, bool]:
         """Whether the batch completed an optimizer step, and with it a window.
@@ -27,6 +29,20 @@ class LoggingWindow:
         stepped = self._step != before
         closes = self._every > 0 and self._step // self._every != before // self._every
         return stepped, closes
+
+    def ends(self, trainer: pl.Trainer) -> bool:
+        """Whether the batch completed a window, for who does not use `end_batch`.
+
+        Asks the Trainer for its step, which takes some microseconds, only where that may be so: in
+        automatic optimization a batch makes one step at most.
+        """
+        if self._batches_left > 1:
+            self._batches_left -= 1
+            return False
+        _, closes = self.end_batch(trainer)
+        if self._every > 0 and trainer.lightning_module.automatic_optimization:
+            self._batches_left = self._every - self._step % self._every
+        return closes
 
 
 def log_interval(trainer: pl.Trainer) -> int:

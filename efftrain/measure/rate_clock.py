@@ -56,7 +56,7 @@ class RateClock:
         self._warmup_left = warmup_steps
         self._gap: Mark | None = None
         self._begin: Mark | None = None
-        self._graphs = 0
+        self._graphs = graphs_compiled()
         self._counts = True
         self._reset()
 
@@ -71,7 +71,6 @@ class RateClock:
 
     def begin_batch(self) -> None:
         """The batch is there."""
-        self._graphs = graphs_compiled()
         self._begin = self._timeline.mark()
 
     def end_batch(self, samples: int, tokens: int | Tensor | None, stepped: bool) -> None:
@@ -82,8 +81,9 @@ class RateClock:
             tokens: In it; a tensor where the device has still to count them.
             stepped: Whether the optimizer stepped.
         """
-        counts = self._counts and graphs_compiled() == self._graphs
         end = self._timeline.mark()
+        before, self._graphs = self._graphs, graphs_compiled()
+        counts = self._counts and self._graphs == before
         batch = _Batch(self._gap, self._begin, end, samples, tokens, stepped, counts)
         self._gap, self._begin, self._counts = end, None, True
         self._unread.add(end, batch)
@@ -93,7 +93,8 @@ class RateClock:
         self._unread.finish()
 
     def take(self) -> Work:
-        """What was read since this was called last."""
+        """What was done since this was called last."""
+        self._unread.read_passed()
         tokens = self._tokens
         if self._uncounted:  # one wait for all of them
             tokens = (tokens or 0) + int(torch.stack(self._uncounted).sum())

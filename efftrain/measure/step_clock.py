@@ -7,7 +7,6 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from enum import IntEnum
-from itertools import pairwise
 from typing import NamedTuple
 
 from efftrain.measure.compiles import graphs_compiled
@@ -74,8 +73,8 @@ TIMES = tuple(field.name for field in fields(StepTimes) if field.name != "steps"
 class _Batch(NamedTuple):
     """What one batch leaves to be read."""
 
-    parts: list[Part]  # each lasts from its mark to the next one
-    marks: list[Mark]  # one more than parts: the last one is the end
+    laps: list[tuple[Part, Mark]]  # each lasts until the next one, the last one until the end
+    end: Mark
     stepped: bool
     counts: bool  # nothing happened in it that is no part of training
 
@@ -119,11 +118,10 @@ class StepClock:
         self._timeline = timeline or HostTimeline()
         self._unread: Unread[_Batch] = Unread(self._timeline, self._read)
         self._warmup_left = warmup_steps
-        self._parts: list[Part] = []
-        self._marks: list[Mark] = []
+        self._laps: list[tuple[Part, Mark]] = []
         self._in_batch = False
         self._counts = True
-        self._graphs = 0
+        self._graphs = graphs_compiled()
         self._step = _Sums()
         self._step_counts = True
         self._window = _Sums()
@@ -133,16 +131,20 @@ class StepClock:
     @property
     def is_warming_up(self) -> bool:
         """Whether steps are still left out."""
+        if self._warmup_left > 0:
+            self._unread.read_passed()
         return self._warmup_left > 0
 
     @property
     def steps(self) -> int:
-        """Steps read so far, without those of the warm-up."""
+        """Steps that are done, without those of the warm-up."""
+        self._unread.read_passed()
         return len(self._steps_s)
 
     @property
     def window_s(self) -> float:
         """Time of the steps of the window, with the data's way to them."""
+        self._unread.read_passed()
         return sum(self._window.parts_s)
 
     def pause(self) -> None:
@@ -153,29 +155,24 @@ class StepClock:
         if self._in_batch:
             self._counts = False
         else:
-            self._parts, self._marks = [], []
+            self._laps = []
 
     def begin_transfer(self) -> None:
         """A batch is there, and goes to the device."""
-        self._parts.append(Part.TRANSFER)
-        self._marks.append(self._timeline.mark())
+        self._laps.append((Part.TRANSFER, self._timeline.mark()))
 
     def end_transfer(self) -> None:
         """The batch is on the device."""
-        self._parts.append(Part.SETUP)
-        self._marks.append(self._timeline.mark())
+        self._laps.append((Part.SETUP, self._timeline.mark()))
 
     def begin_batch(self, part: Part = Part.FORWARD) -> None:
         """The step begins, or its next batch does."""
-        self._graphs = graphs_compiled()
         self._in_batch = True
-        self._parts.append(part)
-        self._marks.append(self._timeline.mark())
+        self._laps.append((part, self._timeline.mark()))
 
     def begin(self, part: Part) -> None:
         """Time from here on is this part's."""
-        self._parts.append(part)
-        self._marks.append(self._timeline.mark())
+        self._laps.append((part, self._timeline.mark()))
 
     def end_batch(self, stepped: bool) -> None:
         """A batch is done.
@@ -184,14 +181,11 @@ class StepClock:
             stepped: Whether the optimizer stepped, so that what was summed up is one whole step.
         """
         end = self._timeline.mark()
-        self._marks.append(end)
-        if not stepped and self._parts[-1] is Part.OPTIMIZER:
-            self._parts[-1] = Part.OTHER  # the end of a backward that accumulates
-        counts = self._counts and graphs_compiled() == self._graphs
-        batch = _Batch(self._parts, self._marks, stepped, counts)
-        self._parts, self._marks = [Part.DATA], [end]
+        before, self._graphs = self._graphs, graphs_compiled()
+        counts = self._counts and self._graphs == before
+        self._unread.add(end, _Batch(self._laps, end, stepped, counts))
+        self._laps = [(Part.DATA, end)]
         self._in_batch, self._counts = False, True
-        self._unread.add(end, batch)
 
     def finish(self) -> None:
         """Wait for the device, and read what is left."""
@@ -199,23 +193,29 @@ class StepClock:
 
     def times(self) -> StepTimes | None:
         """Of all steps so far; None where there are none."""
+        self._unread.read_passed()
         total = _Sums()
         total.add(self._past)
         total.add(self._window)
         return _summarize(total, self._steps_s)
 
     def take_window(self) -> StepTimes | None:
-        """Of the steps that were read since this was called last; None where there are none."""
+        """Of the steps that were done since this was called last; None where there are none."""
+        self._unread.read_passed()
         window, self._window = self._window, _Sums()
         self._past.add(window)
         return _summarize(window, self._steps_s[len(self._steps_s) - window.steps :])
 
     def _read(self, batch: _Batch) -> None:
         step, seconds = self._step, self._timeline.seconds
-        for part, (earlier, later) in zip(batch.parts, pairwise(batch.marks), strict=True):
-            step.parts_s[part] += seconds(earlier, later)
+        parts_s, later = step.parts_s, batch.end
+        for part, mark in reversed(batch.laps):
+            if part is Part.OPTIMIZER and not batch.stepped:
+                part = Part.OTHER  # the end of a batch that accumulates
+            parts_s[part] += seconds(mark, later)
+            later = mark
         step.batches += 1
-        step.gaps += batch.parts[0] is Part.DATA
+        step.gaps += batch.laps[0][0] is Part.DATA
         self._step_counts = self._step_counts and batch.counts
         if not batch.stepped:
             return

@@ -213,10 +213,10 @@ def test_batches_are_read_in_their_order_once_the_device_has_done_them(queued, d
     for place in range(6):
         run_batch(queued, device.launch, forward=0.010 * (place + 1), optimizer=0.0)
         now.sleep(0.020)
-    # Asked at 0, 20, 40, … it is done at 10, 40, 70, 110, 160, 220; the sixth end came at 100
-    assert queued.take_window().step_ms == pytest.approx((20 + 30) / 2)
+    # Asked at 0, 20, 40, … it is done at 10, 40, 70, 110, 160, 220; now it is 120
+    assert queued.take_window().step_ms == pytest.approx((20 + 30 + 40) / 3)
     queued.finish()
-    assert queued.take_window().step_ms == pytest.approx((40 + 50 + 60) / 3)
+    assert queued.take_window().step_ms == pytest.approx((50 + 60) / 2)
     assert device.waits == 1
 
 

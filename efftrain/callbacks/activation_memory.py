@@ -75,7 +75,7 @@ class ActivationMemory(SelfTimed):
         self._causes = {}
         self._window.begin(trainer)
         self._next = trainer.global_step + self.warmup_steps
-        self._settled = False
+        self._batches_left = 0
         self._highest = 0
 
     @timed
@@ -83,12 +83,18 @@ class ActivationMemory(SelfTimed):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Watch the forward pass, where it is time to."""
-        if not self._settled and trainer.global_step >= self._next - 1:
-            self._settled = True  # optimizer state and the kernels' own memory are there by now
-            self._peak = find_peak_meter(pl_module.device)
-        if trainer.global_step < self._next:
+        if self._batches_left > 0:  # asking the Trainer for its step takes some microseconds
+            self._batches_left -= 1
             return
-        self._next = trainer.global_step + self.every_n_steps
+        step = trainer.global_step
+        if self._peak is None and step >= self._next - 1:
+            # optimizer state and the kernels' own memory are there by now
+            self._peak = find_peak_meter(pl_module.device)
+        if step < self._next:
+            self._batches_left = max(self._next - step - 2, 0)
+            return
+        self._next = step + self.every_n_steps
+        self._batches_left = self.every_n_steps - 1
         cost = find_callback(trainer, ModelCost)
         if cost is not None and cost.failure:
             self._say("its step could not be rehearsed")
@@ -128,8 +134,7 @@ class ActivationMemory(SelfTimed):
     ) -> None:
         """A step without backward has no figure; a window that ends has its peak."""
         self._meter.stop()
-        _, closes_window = self._window.end_batch(trainer)
-        if not closes_window:
+        if not self._window.ends(trainer):
             return
         mine = None if self._peak is None else self._take_peak()
         highest = largest(row[0] for row in gather(trainer, [mine]))

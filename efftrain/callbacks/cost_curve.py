@@ -31,6 +31,7 @@ class CostCurve(SelfTimed):
     def __init__(self) -> None:
         """Nothing is computed yet."""
         self.total_flops = 0.0
+        self._samples = 0
         self._written: int | None = None
 
     @timed
@@ -43,17 +44,16 @@ class CostCurve(SelfTimed):
         batch_idx: int,
     ) -> None:
         """Count the batch."""
-        cost = find_callback(trainer, ModelCost)
-        if cost is not None and (flops := cost.flops_per_sample) is not None:
-            self.total_flops += flops * (samples_in(batch) or 0) * trainer.world_size
+        self._samples += samples_in(batch) or 0
 
     @timed
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write what the validation has found."""
+        self._add_up(trainer)
         gflop = round(self.total_flops / GIGA)
         if trainer.sanity_checking or gflop == self._written:
             return
-        if trainer.global_step and not gflop:  # its cost is not known
+        if trainer.global_step and not gflop:  # what a sample costs is not known
             return
         self._written = gflop
         found = {
@@ -66,6 +66,17 @@ class CostCurve(SelfTimed):
                 logger.log_metrics({"flops/total_gflop": gflop}, step=trainer.global_step)
             if isinstance(logger, TensorBoardLogger):
                 logger.log_metrics(found, step=gflop)
+
+    @timed
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """What no validation has followed is part of the total."""
+        self._add_up(trainer)
+
+    def _add_up(self, trainer: pl.Trainer) -> None:
+        cost = find_callback(trainer, ModelCost)
+        if cost is not None and (flops := cost.flops_per_sample) is not None:
+            self.total_flops += flops * self._samples * trainer.world_size
+        self._samples = 0
 
     def state_dict(self) -> dict[str, float]:
         """A resumed run goes on where it was."""

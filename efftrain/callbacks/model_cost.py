@@ -82,8 +82,8 @@ class ModelCost(SelfTimed):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Rehearse on it."""
-        if not self._due:
+        """Rehearse on the first, and again where others train than before."""
+        if not self._due and not (self._window.ends(trainer) and self._watch.has_changed()):
             return
         self._due = False
         self.profile, self.failure = None, ""
@@ -95,22 +95,18 @@ class ModelCost(SelfTimed):
             self.failure = " ".join(str(error).split())[:240] or type(error).__name__
             _log.warning(f"the cost of a step is not predicted: {self.failure}")
             return
-        for logger in trainer.loggers:
-            logger.log_metrics(tags_of(self.profile), step=trainer.global_step)
+        self._log(trainer)
 
     @timed
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Rehearse the next batch where others train than before."""
-        _, closes_window = self._window.end_batch(trainer)
-        if closes_window and self._watch.has_changed():
-            self._due = True
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the same again, so that a curve is a line and no point."""
+        self._log(trainer)
+
+    def _log(self, trainer: pl.Trainer) -> None:
+        if self.profile is None:
+            return
+        for logger in trainer.loggers:
+            logger.log_metrics(tags_of(self.profile), step=trainer.global_step)
 
 
 def tags_of(profile: Profile) -> dict[str, float]:

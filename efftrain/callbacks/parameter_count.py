@@ -22,7 +22,7 @@ from efftrain.profiling.params import count_parameters, size_of
 
 
 class ParameterCount(SelfTimed):
-    """Log the size of the model and of what trains: at the start, and when that changes.
+    """Log the size of the model and of what trains: at the start, when that changes, at the end.
 
     | tag | meaning |
     | --- | --- |
@@ -63,8 +63,13 @@ class ParameterCount(SelfTimed):
         batch_idx: int,
     ) -> None:
         """Count and log again where others train than before."""
-        _, closes_window = self._window.end_batch(trainer)
-        if closes_window and self._watch.has_changed():
+        if self._window.ends(trainer) and self._watch.has_changed():
+            self._log(trainer, pl_module)
+
+    @timed
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the same again, so that a curve is a line and no point."""
+        if trainer.global_step:
             self._log(trainer, pl_module)
 
     def _log(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -11,20 +11,25 @@ TITLE = "Efficiency"
 CHARTS: dict[str, tuple[str, ...]] = {
     "accuracy against steps": ("val/(?!loss$).*$",),
     "accuracy against cost: the axis counts GFLOP": ("val_by_gflop/(?!loss$).*$",),
-    "cost: predicted GFLOP of a step": ("flops/(forward|backward|step)_gflop$",),
-    "time: a step, ms": ("time/step_p50_ms$", "time/step_p90_ms$", "time/data_ms$"),
-    "time: the parts of a step, ms": ("time/(h2d|forward|backward|optimizer)_ms$",),
+    "cost: GFLOP of a step (predicted)": ("flops/step_gflop$",),
+    "cost: trainable parameters": ("params/trainable$",),
+    "cost: KiB that a fine-tuned task adds": ("size/delta_kib$",),
     "memory: kept for backward, MiB, predicted and measured": (
         "memory/saved_mib$",
         "memory/saved_measured_mib$",
     ),
-    "memory: peak, MiB": ("memory/device_peak_mib$",),
+    "memory: peak in training, MiB": ("memory/device_peak_mib$",),
+    "time: a step, ms, half of them are faster": ("time/step_p50_ms$",),
+    "time: a step, ms, 9 of 10 are faster": ("time/step_p90_ms$",),
+    "time: forward, ms": ("time/forward_ms$",),
+    "time: backward, ms": ("time/backward_ms$",),
+    "time: wait for data, ms": ("time/data_ms$",),
     "throughput: samples/s": ("throughput/samples_per_s$",),
     "throughput: tokens/s": ("throughput/tokens_per_s$",),
     "throughput: GFLOP/s": ("throughput/achieved_gflops$",),
     "throughput: MFU, %": ("throughput/mfu_pct$",),
     "energy: a step, J": ("energy/step_j$",),
-    "cost of measuring: % of the time": ("efficiency/callback_overhead_pct$",),
+    "cost of measuring, % of the time": ("efficiency/callback_overhead_pct$",),
 }
 
 

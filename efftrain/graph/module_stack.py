@@ -21,7 +21,8 @@ class ModuleStack:
         self._calls = 0
         modules: dict[str, Any] = dict(cast(Any, model).named_modules())
         self.types = {path: type(module).__name__ for path, module in modules.items()}
-        self.leaves = {path for path, module in modules.items() if not any(module.children())}
+        # not any(module.children()): an empty container is false, and a compiled module has no truth
+        self.leaves = {p for p, module in modules.items() if next(module.children(), None) is None}
         for path, module in modules.items():
             enter = module.register_forward_pre_hook(self._entering(path), prepend=True)
             leave = module.register_forward_hook(self._leaving, always_call=True)

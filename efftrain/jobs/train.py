@@ -105,8 +105,7 @@ def fine_tune(
     )
     log_text(trainer.loggers, "summary", metrics_markdown(summary))
     _draw(trainer)
-    costs = {figure.name: figure.measured for figure in summary.figures if figure.measured}
-    results = {**after, "params/trainable": summary.params["trainable"], **costs}
+    results = {**after, **_costs(summary)}
     log_hyperparameters(trainer.loggers, _hyperparameters(config), results, trainer.global_step)
     for logger in trainer.loggers:
         logger.finalize("success")
@@ -140,6 +139,16 @@ def _figures(trainer: pl.Trainer, delta_bytes: int) -> tuple[Figure, ...]:
         replace(figure, measured=delta_bytes / KIB) if figure.name == "size/delta_kib" else figure
         for figure in (() if summary is None else summary.figures)
     )
+
+
+def _costs(summary: RunSummary) -> dict[str, float]:
+    """What stands beside the metrics in TensorBoard's table of runs, and in its scatter plots."""
+    measured = {
+        figure.name: figure.measured
+        for figure in summary.figures
+        if figure.measured is not None and not figure.name.startswith("efficiency/")
+    }
+    return {"params/trainable": summary.params["trainable"], **measured}
 
 
 def _draw(trainer: pl.Trainer) -> None:

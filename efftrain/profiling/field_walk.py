@@ -79,7 +79,7 @@ class FieldWalk:
     def visit(self, number: int, operation: Operation) -> None:
         """Find out what an operation's results see."""
         states: list[FieldState] = [self.state[i] for i in operation.inputs if i in self.state]
-        if not states:
+        if not states or not operation.outputs:  # `item()` gives a number
             return
         rule = _RULES.get(operation.operator.name, _other)
         result = rule(self, operation, states)

@@ -9,7 +9,6 @@ from efftrain.profiling.saved import Saved
 from efftrain.render.profile_figure import figure_style, new_figure
 from efftrain.render.profile_figure_layers import name_groups
 from efftrain.render.profile_figure_memory import COLORS
-from efftrain.render.profile_totals import WHOLE
 from efftrain.render.quantity import bytes_text
 from efftrain.units import KIB, MIB
 
@@ -60,9 +59,10 @@ def draw_saved(measured: Saved, predicted: Saved | None) -> Figure:
             text += f", predicted: {bytes_text(predicted.saved_bytes)}"
         axes.set_ylabel(f"kept for backward ({name})")
         axes.set_xlim(-1, max(len(paths), 1))
+        axes.margins(y=0.06)
         axes.grid(axis="y", alpha=0.25, linewidth=0.6)
         axes.set_axisbelow(True)
-        name_groups((axes,), [path or WHOLE for path in paths])
+        name_groups((axes,), [path or "loss" for path in paths])
         figure.legend(loc="outside lower center", ncols=6)
         figure.suptitle(f"What a step keeps, layer by layer ({text})", x=0.01, ha="left")
     return figure

@@ -2,9 +2,8 @@ import logging
 
 import lightning.pytorch as pl
 import pytest
-import torch
 
-from efftrain.callbacks import FiniteLoss, LearningRate, ParameterCount, progress_bar
+from efftrain.callbacks import FiniteLoss, LearningRate, progress_bar
 from efftrain.callbacks.progress import PlainProgress
 from efftrain.errors import NumericError
 from tests.callbacks.conftest import SleepyModule, loader
@@ -24,18 +23,6 @@ def test_learning_rates_are_logged_by_group(train):
     logger = train(LearningRate())
     assert logger.values("lr/head") == [0.1] * 3
     assert logger.values("lr/bias") == [0.5] * 3
-
-
-def test_parameters_are_counted_once_at_the_start(train):
-    module = SleepyModule()
-    module.layer.bias.requires_grad_(False)
-    module.register_buffer("extra", torch.zeros(5))
-    logger = train(ParameterCount(), module)
-    assert logger.values("params/total") == [8]
-    assert logger.values("params/trainable") == [6]
-    assert logger.values("params/trainable_pct") == [75.0]
-    assert logger.values("params/buffers") == [5]
-    assert logger.values("size/model_mib") == [13 * 4 / 1024**2]
 
 
 @pytest.mark.parametrize(("batch", "every"), [(0, 50), (2, 50), (1, 1)])

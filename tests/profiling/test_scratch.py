@@ -9,7 +9,7 @@ from torch import Tensor
 from efftrain.graph.observer import Call, describe
 from efftrain.profiling.lstm_memory import lstm_workspace_bytes
 from efftrain.profiling.scratch import scratch_bytes
-from tests.profiling.allocator import allocated
+from tests.profiling.allocator import allocated, needs_avx512
 
 aten = torch.ops.aten
 
@@ -51,7 +51,13 @@ def test_a_convolution(name: str) -> None:
     assert_predicted(aten.convolution.default, CONVOLUTIONS[name])
 
 
-@pytest.mark.parametrize("name", CONVOLUTIONS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=needs_avx512 if name == "three dimensions" else ())
+        for name in CONVOLUTIONS
+    ],
+)
 def test_a_convolutions_gradients(name: str) -> None:
     x, weight, _, *settings = CONVOLUTIONS[name]
     gradient = torch.zeros_like(aten.convolution.default(*CONVOLUTIONS[name]))
@@ -61,6 +67,7 @@ def test_a_convolutions_gradients(name: str) -> None:
     assert_predicted(aten.convolution_backward.default, args, rel=0.05)
 
 
+@needs_avx512
 @pytest.mark.parametrize("groups", [1, 40])
 def test_a_convolution_with_channels_last(groups: int) -> None:
     x = torch.zeros(8, 40, 16, 16).contiguous(memory_format=torch.channels_last)
@@ -123,7 +130,7 @@ def test_other_kernels(operator, args: tuple) -> None:
     assert_predicted(operator, args)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=needs_avx512)])
 @pytest.mark.parametrize(("inputs", "hidden"), [(64, 128), (300, 128), (256, 256), (20, 30)])
 def test_the_lstms_workspace_is_as_large_as_onednn_makes_it(
     inputs: int, hidden: int, dtype: torch.dtype

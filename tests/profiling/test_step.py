@@ -15,7 +15,12 @@ from efftrain.graph.rehearsal import rehearse
 from efftrain.profiling.peak import StepPeak
 from efftrain.profiling.saved import Saved
 from efftrain.profiling.step import run_step
-from tests.profiling.allocator import called, highest_in_second_step, kept_for_backward
+from tests.profiling.allocator import (
+    called,
+    highest_in_second_step,
+    kept_for_backward,
+    needs_avx512,
+)
 
 F32 = 4
 NORMS = (nn.BatchNorm2d, nn.LayerNorm)
@@ -133,7 +138,9 @@ def test_saved_bytes_and_the_peak_are_the_allocators(name: str, mode: str) -> No
     assert_measured(model, batch)
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2", "vit", "llama", "lstm"])
+@pytest.mark.parametrize(
+    "name", ["mobilenet_v2", "vit", "llama", pytest.param("lstm", marks=needs_avx512)]
+)
 def test_mixed_precision(name: str) -> None:
     model, batch = MODELS[name]()
     assert_measured(model, batch, autocast=torch.bfloat16)
@@ -148,6 +155,7 @@ def test_a_model_of_16_bits(name: str) -> None:
     assert_measured(model, batch)
 
 
+@needs_avx512
 def test_channels_last() -> None:
     model = torchvision.models.resnet18().to(memory_format=torch.channels_last)
     assert_measured(model, image().contiguous(memory_format=torch.channels_last))

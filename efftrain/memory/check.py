@@ -93,7 +93,7 @@ def _step(
     with torch.enable_grad():
         loss = _loss(_call(model, batch), loss_fn)
         cast(Any, loss).backward()
-    return float(loss), {
+    return float(loss.detach()), {
         name: parameter.grad
         for name, parameter in model.named_parameters()
         if parameter.grad is not None

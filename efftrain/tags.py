@@ -93,7 +93,8 @@ TAGS: tuple[Tag, ...] = (
     Tag("energy/step_j", "J", "measured", "of a step, by the device's counter", "counter"),
     Tag("energy/total_j", "J", "measured", "of training so far, by the device's counter", "counter"),
     Tag("val_by_gflop/<metric>", "", "measured", "`val/<metric>` with `flops/total_gflop` as its step"),
-    Tag("efficiency/callback_overhead_pct", "%", "measured", "what measuring all this costs"),
+    Tag("efficiency/callback_overhead_pct", "%", "measured", "what measuring all this costs a step"),
+    Tag("efficiency/callbacks_s", "s", "measured", "what it has cost the whole run, the rehearsal too"),
 )  # fmt: skip
 """In the order of the README's table."""
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
-
 import lightning.pytorch as pl
 
 from efftrain.callbacks.activation_memory import ActivationMemory, peak_prediction
@@ -24,6 +21,10 @@ from efftrain.units import GIGA, KIB, MIB, MS_PER_S
 class EfficiencySummary(SelfTimed):
     """Bring together what the other callbacks of a Trainer have predicted and measured.
 
+    | tag | meaning |
+    | --- | --- |
+    | `efficiency/callbacks_s` | time in all these callbacks, at the end: once for a run, and each step |
+
     A text card "efficiency" holds the table when training has ended; `figures` has it at any time
     from then on, and is what `efftrain train` writes to `summary.json` and `summary.md`. A figure
     whose callback is not there, or that is neither predicted nor measured, is left out.
@@ -35,27 +36,17 @@ class EfficiencySummary(SelfTimed):
     def __init__(self) -> None:
         """Nothing is known before training."""
         self._trainer: pl.Trainer | None = None
-        self._began_s = self._took_s = math.nan
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """From here on, training takes its time."""
+        """From here on there is something to know."""
         self._trainer, self._device = trainer, pl_module.device
-        self._began_s = time.perf_counter()
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Until here."""
-        self._took_s = time.perf_counter() - self._began_s
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """All other callbacks are done."""
-        if self.figures:
-            log_text(trainer.loggers, "efficiency", figures_markdown(self.figures))
-
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        """What there is, is there."""
-        self._took_s = time.perf_counter() - self._began_s
+        log_text(trainer.loggers, "efficiency", figures_markdown(self.figures))
+        cost_s = total_cost_s(vars(trainer)["callbacks"])
+        for logger in trainer.loggers:
+            logger.log_metrics({"efficiency/callbacks_s": cost_s}, step=trainer.global_step)
 
     @property
     def figures(self) -> tuple[Figure, ...]:
@@ -64,10 +55,8 @@ class EfficiencySummary(SelfTimed):
         if trainer is None:
             return ()
         found = [*self._times(trainer), *self._memory(trainer), *_sizes(trainer), *_energy(trainer)]
-        if not math.isnan(self._took_s):
-            cost_s = total_cost_s(vars(trainer)["callbacks"])
-            share = 100.0 * cost_s / self._took_s
-            found.append(Figure("efficiency/callback_overhead_pct", "%", measured=share))
+        cost_s = total_cost_s(vars(trainer)["callbacks"])
+        found.append(Figure("efficiency/callbacks_s", "s", measured=cost_s))
         return tuple(
             figure for figure in found if (figure.predicted, figure.measured) != (None, None)
         )

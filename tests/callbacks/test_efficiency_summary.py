@@ -21,6 +21,7 @@ from efftrain.callbacks import (
     Throughput,
 )
 from efftrain.callbacks.cards import figures_markdown
+from efftrain.callbacks.self_timed import SelfTimed
 from efftrain.profiling.roofline import Ceilings
 from efftrain.run import Figure
 from efftrain.tags import find_tag
@@ -60,7 +61,8 @@ def test_prediction_and_measurement_stand_in_one_table():
     assert found["throughput/achieved_gflops"].measured == pytest.approx(rate)
     assert found["size/delta_kib"].predicted == callbacks[0].delta_bytes / 1024
     assert found["energy/step_j"].measured > 0
-    assert 0 < found["efficiency/callback_overhead_pct"].measured < 100
+    cost_s = sum(callback.cost_s for callback in callbacks if isinstance(callback, SelfTimed))
+    assert found["efficiency/callbacks_s"].measured == cost_s > callbacks[1].cost_s > 0
     for figure in found.values():
         assert figure.unit == find_tag(figure.name).unit
 
@@ -81,7 +83,7 @@ def test_what_is_not_there_is_left_out():
     summary = EfficiencySummary()
     assert summary.figures == ()
     fit(make_task("norm"), [StepTimer(warmup_steps=0), summary])
-    assert set(by_name(summary)) == {"time/step_p50_ms", "efficiency/callback_overhead_pct"}
+    assert set(by_name(summary)) == {"time/step_p50_ms", "efficiency/callbacks_s"}
 
 
 def test_the_table_is_a_text_card(tmp_path):
@@ -111,7 +113,8 @@ def test_every_figure_reaches_a_logger_that_has_no_cards(tmp_path):
         "activations/peak", "memory/saved_mib", "memory/saved_measured_mib", "memory/saved/norm_mib",
         "memory/saved_difference_pct", "memory/step_peak_mib", "time/step_ms", "time/step_p90_ms",
         "throughput/samples_per_s", "throughput/achieved_gflops", "energy/step_j",
-        "energy/estimated_mj", "efficiency/callback_overhead_pct", "lr/norm", "val/acc",
+        "energy/estimated_mj", "efficiency/callback_overhead_pct", "efficiency/callbacks_s",
+        "lr/norm", "val/acc",
     )  # fmt: skip
     for tag in expected:
         assert logged[tag], tag

@@ -15,8 +15,10 @@ CHECKOUT = Path(__file__).parents[2]
 def test_two_processes_have_torchs_gradients(way: str, tmp_path: Path) -> None:
     processes = [
         subprocess.Popen(
-            [sys.executable, "-W", "error::UserWarning", "-m", "tests.memory.two_processes"]
-            + [way, str(rank), str(tmp_path / "meeting")],
+            [
+                *(sys.executable, "-W", "error::UserWarning", "-m", "tests.memory.two_processes"),
+                *(way, str(rank), str(tmp_path / "meeting")),
+            ],
             cwd=CHECKOUT,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,

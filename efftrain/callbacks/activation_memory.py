@@ -47,7 +47,8 @@ class ActivationMemory(SelfTimed):
 
     Args:
         every_n_steps: Optimizer steps from one measured step to the next.
-        warmup_steps: First steps that are not measured.
+        warmup_steps: First steps that are not measured. By default the next is one that `StepTimer` and
+            `Throughput` leave out, so that looking at it is in no time of theirs.
 
     Attributes:
         saved: What was kept in the last measured step, by module and cause; None before the first.
@@ -55,7 +56,7 @@ class ActivationMemory(SelfTimed):
         predicted_bytes: What `ModelCost` predicted for that step's `saved`; None where it did not.
     """
 
-    def __init__(self, every_n_steps: int = 500, warmup_steps: int = 3) -> None:
+    def __init__(self, every_n_steps: int = 500, warmup_steps: int = 2) -> None:
         """Nothing is measured yet."""
         self.every_n_steps = every_n_steps
         self.warmup_steps = warmup_steps

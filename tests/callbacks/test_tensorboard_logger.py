@@ -55,7 +55,7 @@ def test_the_layout_holds_the_charts_that_have_something_to_show(folder):
     (category,) = layout.category
     assert category.title == "Efficiency"
     assert [chart.title for chart in category.chart] == [
-        "accuracy against steps", "time: a step, ms, half of them are faster"
+        "accuracy against steps", "time: a step, ms (median)"
     ]  # fmt: skip
 
 

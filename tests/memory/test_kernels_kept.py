@@ -85,7 +85,7 @@ POOLS = (
 
 @pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_max_pool_keeps_half_a_byte_and_has_torchs_gradient_bit_for_bit(pool, layout):
+def test_max_pool_keeps_half_a_byte_and_has_torchs_gradient_bit_for_bit(way, pool, layout):
     kernel, stride, padding, dilation, ceil_mode = pool
     x = torch.randn(2, 5, 13, 11).contiguous(memory_format=layout).requires_grad_()
     expected = F.max_pool2d(x, kernel, stride, padding, dilation, ceil_mode)
@@ -100,7 +100,7 @@ def test_max_pool_keeps_half_a_byte_and_has_torchs_gradient_bit_for_bit(pool, la
     assert codes.numel() == bytes_kept
 
 
-def test_max_pool_takes_equal_values_and_nan_as_torch_does():
+def test_max_pool_takes_equal_values_and_nan_as_torch_does(way):
     x = torch.zeros(1, 1, 6, 6)
     x[0, 0, 2, 2] = float("nan")
     x.requires_grad_()
@@ -114,7 +114,7 @@ def test_max_pool_takes_equal_values_and_nan_as_torch_does():
     assert torch.equal(dx, x.grad)
 
 
-def test_a_pool_whose_window_no_byte_can_tell_is_refused():
+def test_a_pool_whose_window_no_byte_can_tell_is_refused(way):
     with pytest.raises(EfftrainError, match="over 256 places"):
         kernels.max_pool2d(torch.zeros(1, 1, 40, 40), (17, 17), (1, 1))
 

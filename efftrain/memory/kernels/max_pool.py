@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from efftrain.errors import EfftrainError
+from efftrain.memory.kernels.backend import fusible
+from efftrain.memory.kernels.cpp import max_pool as cpp
 from efftrain.memory.kernels.layout import memory_format_of
 
 Pair: TypeAlias = tuple[int, int]
@@ -19,7 +21,7 @@ Pair: TypeAlias = tuple[int, int]
 _aten = torch.ops.aten
 
 
-@torch.no_grad()
+@fusible(cpp.max_pool2d, compiles=False)
 def max_pool2d(
     x: Tensor,
     kernel: Pair,
@@ -57,7 +59,7 @@ def max_pool2d(
     return y, (_two_in_one(codes) if _fits(kernel) else codes)
 
 
-@torch.no_grad()
+@fusible(cpp.max_pool2d_backward, compiles=False)
 def max_pool2d_backward(
     grad: Tensor,
     codes: Tensor,

@@ -2,7 +2,8 @@
 
 Each is written once in PyTorch, and runs operator by operator where nothing better is at hand. On large
 enough tensors it runs fused: on GPU as Inductor compiles it, on CPU (fp32, contiguous) from the C++ in
-`cpp/`, built at first use, which takes about half the time of what Inductor makes for CPU.
+`cpp/`, built at first use: what Inductor makes for CPU takes 1.3 to 1.5 times as long for BatchNorm, and
+several times as long where bits or bytes are kept (scripts/benchmarks/memory_kernels.py).
 """
 
 from efftrain.memory.kernels.activation import (

@@ -67,7 +67,7 @@ class PeftConfig:
 class MemoryConfig:
     """Group `memory`: what is kept between forward and backward."""
 
-    mode: Literal["off", "exact"]
+    mode: Literal["off", "exact", "recompute"]
     check: bool
     kernels: Literal["auto", "aten", "cpp", "inductor"]
 

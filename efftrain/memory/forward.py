@@ -38,16 +38,24 @@ class ReducedForward:
 
     Args:
         module: Whose forward.
+        recompute: As of `Scope`.
         masks: As of `Scope`.
         outermost: Whether it is the model: what is known of tensors ends with its pass.
         special: Stands in for the module's own forward where it can.
     """
 
     def __init__(
-        self, module: nn.Module, *, masks: bool, outermost: bool, special: Special | None = None
+        self,
+        module: nn.Module,
+        *,
+        recompute: bool,
+        masks: bool,
+        outermost: bool,
+        special: Special | None = None,
     ) -> None:
         """Remember what to put back."""
         self.module = module
+        self.recompute = recompute
         self.masks = masks
         self.outermost = outermost
         self.special = special
@@ -80,8 +88,9 @@ class ReducedForward:
             _thread.mode = None
 
     def _run(self, mode: Reducing, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        scope, masks = mode.scope, mode.scope.masks
-        scope.masks = self.masks
+        scope = mode.scope
+        masks, recompute = scope.masks, scope.recompute
+        scope.masks, scope.recompute = self.masks, self.recompute
         try:
             if self.special is not None and len(args) == 1 and not kwargs:
                 result = self.special(self.module, scope, args[0])
@@ -89,7 +98,7 @@ class ReducedForward:
                     return result
             return self._own(*args, **kwargs)
         finally:
-            scope.masks = masks
+            scope.masks, scope.recompute = masks, recompute
             if self.outermost:
                 forget(scope.notes)
 

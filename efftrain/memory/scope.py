@@ -19,10 +19,12 @@ class Scope:
     Attributes:
         masks: Whether one bit per element is less than what plain torch would keep for the module
             that is running: not where a trainable layer beside it keeps the activation's output.
+        recompute: Whether results of cheap layers that expand are computed again.
         notes: Of origins in this pass.
     """
 
     masks: bool = True
+    recompute: bool = False
     notes: weakref.WeakSet[Origin] = field(default_factory=weakref.WeakSet[Origin])
 
 

@@ -21,7 +21,7 @@ from efftrain.memory.report import LeftModule, MemoryReport, ReducedModule
 from efftrain.memory.special import find_special
 from efftrain.memory.survey import describe
 
-Mode = Literal["exact"]
+Mode = Literal["exact", "recompute"]
 MODES: tuple[str, ...] = get_args(Mode)
 
 
@@ -36,7 +36,8 @@ def reduce_memory(model: nn.Module, mode: str = "exact") -> MemoryReport:
     Args:
         model: Changed in place: `forward` of its modules, in the instances. Nothing that others see by
             name.
-        mode: `exact`: the gradients of plain torch, up to the order of rounding.
+        mode: `exact`: the gradients of plain torch, up to the order of rounding. `recompute`: the same,
+            and cheap layers that expand are computed again in backward rather than kept.
 
     Returns:
         What keeps less, what was left alone, and why.
@@ -57,7 +58,11 @@ def reduce_memory(model: nn.Module, mode: str = "exact") -> MemoryReport:
             continue
         special = None if "forward" in module.__dict__ else find_special(module)
         module.__dict__["forward"] = ReducedForward(
-            module, masks=masks[module], outermost=module is model, special=special
+            module,
+            recompute=mode == "recompute",
+            masks=masks[module],
+            outermost=module is model,
+            special=special,
         )
         known = describe(module, special is not None, masks[module])
         kind = type(module).__name__

@@ -16,9 +16,9 @@ NORMS = (
 )  # fmt: skip
 
 
-def reduced_copy(model: nn.Module) -> nn.Module:
+def reduced_copy(model: nn.Module, mode: str = "exact") -> nn.Module:
     twin = copy.deepcopy(model)
-    reduce_memory(twin)
+    reduce_memory(twin, mode)
     return twin
 
 

@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from efftrain.memory import kernels
-from efftrain.memory.functions.batch_norm import BatchNormActivation
+from efftrain.memory.functions.batch_norm import BatchNormActivation, Edges
 from efftrain.memory.functions.typed import apply, once
-from efftrain.memory.origin import Kept, Origin, note_origin, origin_of
+from efftrain.memory.origin import Gate, Kept, Origin, Use, note_origin, origin_of
 from efftrain.memory.scope import Scope, is_plain, is_watched
 
 _aten = torch.ops.aten
@@ -55,8 +55,9 @@ class Recomputed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: Tensor, shape: Shape, inplace: bool, origin: Origin) -> Tensor:
         """Activate `input`; write over it where `inplace`."""
-        ctx.save_for_backward(*origin.saved())
-        ctx.shape, ctx.rebuild = shape, origin.rebuild
+        ctx.use = Use(None, origin)
+        ctx.save_for_backward(*ctx.use.take())
+        ctx.shape = shape
         return _activate(ctx, input, shape, inplace)
 
     @staticmethod
@@ -64,7 +65,7 @@ class Recomputed(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         """Gradient of input."""
         (grad,) = grads
-        return ctx.shape.backward(grad, ctx.rebuild(ctx.saved_tensors)), None, None, None
+        return ctx.shape.backward(grad, ctx.use.get(ctx.saved_tensors)), None, None, None
 
 
 class Masked(torch.autograd.Function):
@@ -126,10 +127,13 @@ def replace_activation(scope: Scope, input: Tensor, shape: Shape, inplace: bool)
     if origin.kind == "batch_norm" and shape.kernel is not None and not is_watched(input):
         if inplace:
             input.detach_()  # what used it before keeps its own way to the norm
+        norm: Edges = origin.details
         y = apply(
             BatchNormActivation,
-            *origin.inputs,
-            origin.details,
+            norm.input,
+            norm.weight,
+            norm.bias,
+            norm,
             input if inplace else input.detach(),
             shape.over if inplace else shape.forward,
             shape.kernel,
@@ -137,11 +141,16 @@ def replace_activation(scope: Scope, input: Tensor, shape: Shape, inplace: bool)
         )
     else:
         y = apply(Recomputed, input, shape, inplace, origin)
+    again = origin.rebuild  # the note holds tensors, and is let go
 
     def rebuild(kept: Kept) -> Tensor:
-        return shape.forward(origin.rebuild(kept))
+        return shape.forward(again(kept))
 
-    return note_origin(y, Origin("activation", origin.inputs, rebuild), scope.notes)
+    gate = None
+    if origin.kind == "product" and shape.kernel is not None and not inplace:
+        gate = Gate(input, shape.kernel, origin)
+    note = Origin("activation", origin.inputs, rebuild, gate, origin.memos)
+    return note_origin(y, note, scope.notes)
 
 
 def _replace_alone(scope: Scope, input: Tensor, shape: Shape, inplace: bool) -> Any:
@@ -156,7 +165,8 @@ def _replace_alone(scope: Scope, input: Tensor, shape: Shape, inplace: bool) -> 
     def rebuild(kept: Kept) -> Tensor:
         return shape.forward(cast(Tensor, kept[0]))
 
-    return note_origin(y, Origin("activation", (input,), rebuild, shape.kernel), scope.notes)
+    gate = Gate(input, shape.kernel, None)
+    return note_origin(y, Origin("activation", (input,), rebuild, gate), scope.notes)
 
 
 def relu() -> Shape:

@@ -17,7 +17,15 @@ from torch import Tensor
 
 from efftrain.memory import kernels
 from efftrain.memory.functions.typed import apply, once
-from efftrain.memory.origin import Kept, Origin, note_origin
+from efftrain.memory.origin import (
+    Kept,
+    Origin,
+    Reader,
+    Rebuild,
+    Use,
+    note_origin,
+    origin_of,
+)
 from efftrain.memory.scope import Scope, is_plain, needs_grad
 
 
@@ -54,7 +62,8 @@ class BatchNorm(torch.autograd.Function):
         running_var: Tensor | None,
         momentum: float,
         call: NormCall,
-        statistics: list[Tensor | None],
+        origin: Origin | None,
+        statistics: list[Tensor],
     ) -> Tensor:
         """Normalize.
 
@@ -67,6 +76,7 @@ class BatchNorm(torch.autograd.Function):
             running_var: [C]; updated in training where given.
             momentum: Share of the batch in the running statistics.
             call: The rest.
+            origin: Of the input.
             statistics: What `call.statistics` takes is added to this list.
         """
         y, mean, rstd = kernels.batch_norm_act(
@@ -80,10 +90,12 @@ class BatchNorm(torch.autograd.Function):
             eps=call.eps,
         )
         kept = (mean, rstd) if call.training else (running_mean, running_var)
-        statistics.extend(kept)
+        statistics.extend(cast("tuple[Tensor, Tensor]", kept))
         needs_dx, needs_dweight = ctx.needs_input_grad[:2]
         reads_x = needs_dweight or (needs_dx and call.training)
-        ctx.save_for_backward(input if reads_x else None, weight, *kept)
+        use = Use(input, origin) if reads_x else None
+        ctx.save_for_backward(*(() if use is None else use.take()), weight, *kept)
+        ctx.use = use
         ctx.call, ctx.dtype = call, input.dtype
         return y
 
@@ -92,16 +104,17 @@ class BatchNorm(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         """Gradients of input, weight and bias."""
         (grad,) = grads
-        x, weight, *kept = ctx.saved_tensors
-        mean, rstd = ctx.call.statistics(*kept)
+        *kept, weight, first, second = ctx.saved_tensors
+        mean, rstd = ctx.call.statistics(first, second)
         needs = ctx.needs_input_grad
-        if x is None:
+        if ctx.use is None:
             dx = None
             if needs[0]:
                 scale = rstd if weight is None else weight * rstd
                 dx = (grad * scale.view(-1, *[1] * (grad.dim() - 2))).to(ctx.dtype)
             dbias = grad.sum([0, *range(2, grad.dim())], dtype=rstd.dtype) if needs[2] else None
             return dx, None, dbias, *_NOTHING
+        x = ctx.use.get(kept)
         found = kernels.batch_norm_act_backward(
             grad, x, weight, None, mean, rstd, training=ctx.call.training, needs_dx=needs[0]
         )
@@ -120,9 +133,7 @@ class BatchNormActivation(torch.autograd.Function):
         input: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
-        first: Tensor,
-        second: Tensor,
-        call: NormCall,
+        norm: Edges,
         normalized: Tensor,
         activate: Callable[[Tensor], Tensor],
         act: kernels.Activation,
@@ -132,19 +143,18 @@ class BatchNormActivation(torch.autograd.Function):
 
         Args:
             ctx: Of autograd.
-            input: The batch norm's, [N, C, ...].
-            weight: The batch norm's.
-            bias: The batch norm's.
-            first: Kept of its statistics.
-            second: Kept of its statistics.
-            call: Of the batch norm.
+            input: The batch norm's, [N, C, ...]; nothing but the way that its gradient goes.
+            weight: The batch norm's, [C] or None.
+            bias: The batch norm's, [C] or None.
+            norm: The rest of it.
             normalized: Its output, without gradient.
             activate: The activation, which may write over it.
             act: Its name among the kernels.
             inplace: Whether it does.
         """
-        ctx.save_for_backward(input, weight, bias, first, second)
-        ctx.call, ctx.act = call, act
+        ctx.use = Use(input, norm.origin)
+        ctx.save_for_backward(*ctx.use.take(), weight, bias, *norm.statistics)
+        ctx.call, ctx.act = norm.call, act
         if inplace:
             ctx.mark_dirty(normalized)
         return activate(normalized)
@@ -154,11 +164,11 @@ class BatchNormActivation(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         """Gradients of the batch norm's input, weight and bias."""
         (grad,) = grads
-        x, weight, bias, *kept = ctx.saved_tensors
-        mean, rstd = ctx.call.statistics(*kept)
+        *kept, weight, bias, first, second = ctx.saved_tensors
+        mean, rstd = ctx.call.statistics(first, second)
         found = kernels.batch_norm_act_backward(
             grad,
-            x,
+            ctx.use.get(kept),
             weight,
             bias,
             mean,
@@ -167,10 +177,31 @@ class BatchNormActivation(torch.autograd.Function):
             act=ctx.act,
             needs_dx=ctx.needs_input_grad[0],
         )
-        return *_asked(found, ctx.needs_input_grad), *[None] * 7
+        return *_asked(found, ctx.needs_input_grad), *[None] * 5
 
 
-_NOTHING = [None] * 5
+@dataclass(frozen=True)
+class Edges:
+    """What an activation needs to stand in for the batch norm before it.
+
+    Attributes:
+        input: The batch norm's, with its graph.
+        weight: The batch norm's.
+        bias: The batch norm's.
+        statistics: What `call.statistics` takes.
+        call: How it was called.
+        origin: Of its input.
+    """
+
+    input: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+    statistics: tuple[Tensor, Tensor]
+    call: NormCall
+    origin: Origin | None
+
+
+_NOTHING = [None] * 6
 
 
 def _asked(
@@ -179,11 +210,11 @@ def _asked(
     return tuple(one if need else None for one, need in zip(found, needs, strict=False))
 
 
-def _again(call: NormCall) -> Any:
+def _again(call: NormCall, source: Reader) -> Rebuild:
     def rebuild(kept: Kept) -> Tensor:
-        x, weight, bias, first, second = kept
+        weight, bias, first, second = kept[source.count :]
         mean, rstd = call.statistics(cast(Tensor, first), cast(Tensor, second))
-        return kernels.batch_norm_act_again(cast(Tensor, x), weight, bias, mean, rstd)
+        return kernels.batch_norm_act_again(source.get(kept), weight, bias, mean, rstd)
 
     return rebuild
 
@@ -209,11 +240,26 @@ def replace_batch_norm(
     ):
         return NotImplemented
     call = NormCall(bool(training), eps)
-    statistics: list[Tensor | None] = []
+    origin = origin_of(input)
+    origin = origin if origin is not None and origin.kind == "product" else None
+    statistics: list[Tensor] = []
     y: Tensor = apply(
-        BatchNorm, input, weight, bias, running_mean, running_var, momentum, call, statistics
+        BatchNorm,
+        input,
+        weight,
+        bias,
+        running_mean,
+        running_var,
+        momentum,
+        call,
+        origin,
+        statistics,
     )
     if needs_grad(weight) or (training and input.requires_grad):  # x is kept
-        inputs = (input, weight, bias, *statistics)
-        note_origin(y, Origin("batch_norm", inputs, _again(call), call), scope.notes)
+        edges = Edges(input, weight, bias, (statistics[0], statistics[1]), call, origin)
+        inputs = ((input,) if origin is None else origin.inputs) + (weight, bias, *statistics)
+        memos = () if origin is None else origin.memos
+        rebuild = _again(call, Reader(origin))
+        note = Origin("batch_norm", inputs, rebuild, edges, memos)
+        note_origin(y, note, scope.notes)
     return y

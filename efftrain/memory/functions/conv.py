@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from efftrain.memory.functions.product import note_product
 from efftrain.memory.functions.typed import apply, once
 from efftrain.memory.scope import Scope, is_plain, needs_grad
 
@@ -152,6 +153,22 @@ def _replaceable(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     )
 
 
+def _convolve(
+    scope: Scope,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    steps: tuple[list[int], list[int], list[int], bool, list[int], int],
+    depthwise: bool = False,
+) -> Tensor:
+    y: Tensor = apply(Conv, input, weight, bias, steps)
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return torch.convolution(*_lowered(x, weight, bias), *steps)
+
+    return note_product(scope, y, input, weight, bias, run, depthwise=depthwise)
+
+
 def replace_conv(
     scope: Scope,
     input: Tensor,
@@ -182,7 +199,8 @@ def replace_conv(
             return NotImplemented
     none = [0] * dimensions
     steps = (stride, _each(padding, dimensions), dilation, False, none, groups)
-    return apply(Conv, input, weight, bias, steps)
+    depthwise = groups == weight.shape[0] == input.shape[1]
+    return _convolve(scope, input, weight, bias, steps, depthwise)
 
 
 def replace_conv_transpose(
@@ -208,4 +226,4 @@ def replace_conv_transpose(
         _each(output_padding, dimensions),
         groups,
     )
-    return apply(Conv, input, weight, bias, steps)
+    return _convolve(scope, input, weight, bias, steps)

@@ -6,14 +6,14 @@ of act(gate) * up stay gate and up; of act(norm(x)) * scale stay x, which the no
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from efftrain.memory import kernels
 from efftrain.memory.functions.typed import apply, once
-from efftrain.memory.origin import Origin, origin_of
+from efftrain.memory.origin import Gate, Origin, Use, origin_of
 from efftrain.memory.scope import Scope, is_plain, is_watched
 
 
@@ -22,11 +22,21 @@ class Gated(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, gate: Tensor, up: Tensor, activated: Tensor, act: kernels.Activation
+        ctx: Any, gate: Tensor, up: Tensor, activated: Tensor, details: Gate, origin: Origin | None
     ) -> Tensor:
-        """Multiply; `activated` is act(gate), without gradient."""
-        ctx.save_for_backward(gate, up)
-        ctx.act = act
+        """Multiply.
+
+        Args:
+            ctx: Of autograd.
+            gate: Input of the activation.
+            up: The other factor.
+            activated: act(gate), without gradient.
+            details: The activation, and the origin of its input.
+            origin: Of the other factor.
+        """
+        ctx.gate, ctx.up = Use(gate, details.origin), Use(up, origin)
+        ctx.save_for_backward(*ctx.gate.take(), *ctx.up.take())
+        ctx.act = details.act
         return activated * up
 
     @staticmethod
@@ -34,8 +44,9 @@ class Gated(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         """Gradients of gate and up."""
         (grad,) = grads
-        gate, up = ctx.saved_tensors
-        return *kernels.gated_backward(grad, gate, up, act=ctx.act), None, None
+        saved = ctx.saved_tensors
+        gate, up = ctx.gate.get(saved), ctx.up.get(saved[ctx.gate.count :])
+        return *kernels.gated_backward(grad, gate, up, act=ctx.act), None, None, None
 
 
 class Product(torch.autograd.Function):
@@ -46,13 +57,9 @@ class Product(torch.autograd.Function):
         ctx: Any, left: Tensor, right: Tensor, origins: tuple[Origin | None, Origin | None]
     ) -> Tensor:
         """Multiply, with broadcasting."""
-        kept = [
-            (one,) if origin is None else origin.saved()
-            for one, origin in zip((left, right), origins, strict=True)
-        ]
-        ctx.save_for_backward(*kept[0], *kept[1])
-        ctx.rebuilds = [None if origin is None else origin.rebuild for origin in origins]
-        ctx.split, ctx.sizes = len(kept[0]), (left.shape, right.shape)
+        ctx.left, ctx.right = Use(left, origins[0]), Use(right, origins[1])
+        ctx.save_for_backward(*ctx.left.take(), *ctx.right.take())
+        ctx.sizes = (left.shape, right.shape)
         return left * right
 
     @staticmethod
@@ -61,12 +68,7 @@ class Product(torch.autograd.Function):
         """Gradients of left and right."""
         (grad,) = grads
         saved = ctx.saved_tensors
-        left, right = (
-            kept[0] if rebuild is None else rebuild(kept)
-            for kept, rebuild in zip(
-                (saved[: ctx.split], saved[ctx.split :]), ctx.rebuilds, strict=True
-            )
-        )
+        left, right = ctx.left.get(saved), ctx.right.get(saved[ctx.left.count :])
         dleft = (grad * right).sum_to_size(ctx.sizes[0])
         dright = (grad * left).sum_to_size(ctx.sizes[1])
         return dleft, dright, None
@@ -86,9 +88,13 @@ def replace_mul(scope: Scope, input: Any, other: Any, *, out: Tensor | None = No
     origins = (origin_of(input), origin_of(other))
     if origins == (None, None):
         return NotImplemented
-    for origin, activated, up in ((origins[0], input, other), (origins[1], other, input)):
-        if origin is not None and origin.details is not None and origin.kind == "activation":
-            gate = cast(Tensor, origin.inputs[0])
-            if gate.shape == up.shape and origin_of(up) is None and not is_watched(activated):
-                return apply(Gated, gate, up, activated.detach(), origin.details)
+    for origin, other_origin, activated, up in (
+        (origins[0], origins[1], input, other),
+        (origins[1], origins[0], other, input),
+    ):
+        if origin is None or not isinstance(origin.details, Gate) or is_watched(activated):
+            continue
+        if origin.details.input.shape == up.shape:
+            details = origin.details
+            return apply(Gated, details.input, up, activated.detach(), details, other_origin)
     return apply(Product, input, other, origins)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from efftrain.memory.functions.product import note_product
 from efftrain.memory.functions.typed import apply, once
 from efftrain.memory.scope import Scope, is_plain, needs_grad
 
@@ -47,8 +48,13 @@ def replace_linear(scope: Scope, input: Tensor, weight: Tensor, bias: Tensor | N
         not is_plain(input, weight, bias)
         or weight.requires_grad
         or not needs_grad(input, bias)
-        or not torch.is_autocast_enabled(input.device.type)
         or weight.dim() != 2
     ):
         return NotImplemented
-    return apply(Linear, input, weight, bias)
+    if torch.is_autocast_enabled(input.device.type):
+        y = apply(Linear, input, weight, bias)
+    elif scope.recompute:
+        y = F.linear(input, weight, bias)  # keeps the weight alone
+    else:
+        return NotImplemented
+    return note_product(scope, y, input, weight, bias, F.linear)

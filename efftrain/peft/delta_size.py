@@ -59,7 +59,9 @@ def _file_bytes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> int:
     """Of a safetensors file: wide types come first, names in order; the header is padded."""
     header: dict[str, Any] = {"__metadata__": metadata}
     end = 0
-    for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])):
+    for name, tensor in sorted(
+        tensors.items(), key=lambda item: (-item[1].element_size(), item[0])
+    ):
         start, end = end, end + tensor.numel() * tensor.element_size()
         header[name] = {
             "dtype": _NAMES[str(tensor.dtype).removeprefix("torch.")],

@@ -22,6 +22,7 @@ from efftrain.profiling.second_opinion import SecondOpinion, ask_fvcore
 from efftrain.profiling.step import OptimizerFactory, run_step
 from efftrain.profiling.step_count import StepCount
 from efftrain.profiling.step_counter import StepCounter
+from efftrain.profiling.stored import parameter_elements
 from efftrain.profiling.totals import Flops, Macs, Memory
 
 SCHEMA = 1
@@ -249,6 +250,6 @@ def _own_parameters(model: nn.Module) -> dict[str, tuple[int, int]]:
     for path, module in modules:
         parameters = [p for p in module.parameters(recurse=False) if id(p) not in seen]
         seen.update(id(p) for p in parameters)
-        trained = sum(p.numel() for p in parameters if p.requires_grad)
-        own[path] = sum(p.numel() for p in parameters), trained
+        trained = sum(parameter_elements(p) for p in parameters if p.requires_grad)
+        own[path] = sum(map(parameter_elements, parameters)), trained
     return own

@@ -158,7 +158,9 @@ class SavedRecorder:
         """Note which operation an autograd node belongs to."""
         node, name = newest_node(), call.operator.name
         if self._operators.get(node) == "clone" and name.endswith("_"):
-            self._operators[node] = name  # one in place that first puts its input aside for backward
+            self._operators[node] = (
+                name  # one in place that first puts its input aside for backward
+            )
         self._operators.setdefault(node, name)
         self._storages.on_call(call)
 

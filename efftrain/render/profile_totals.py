@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 from efftrain.profiling.report import Profile
 from efftrain.profiling.roofline import Ceilings, Roofline
-from efftrain.render.quantity import bytes_text, count_text, milliseconds_text, ratio_text
+from efftrain.profiling.second_opinion import SecondOpinion
+from efftrain.render.quantity import (
+    bytes_text,
+    count_text,
+    milliseconds_text,
+    percent_text,
+    ratio_text,
+)
 from efftrain.tags import How
 
 MODEL = "model"
@@ -49,15 +56,6 @@ def totals_line(profile: Profile) -> str:
             f"step peak {bytes_text(memory.peak.step_peak_bytes)}",
         )
     )
-
-
-def percent_text(share: float) -> str:
-    """A percentage that is 0 or 100 only where it is exactly that: "0.21 %", "< 0.01 %"."""
-    if 0 < share < 0.01:
-        return "< 0.01 %"
-    if 99.99 < share < 100:
-        return "> 99.99 %"
-    return f"{share:.0f} %" if share in (0, 100) else f"{share:.2f} %"
 
 
 def find_totals(profile: Profile) -> tuple[Total, ...]:
@@ -166,7 +164,7 @@ def _of_inference(profile: Profile) -> Iterable[Total]:
             " apart, no chip of today",
         )
     if profile.second_opinion is not None:
-        yield _fvcore(profile)
+        yield _fvcore(profile, profile.second_opinion)
 
 
 def _time(section: str, name: str, roofline: Roofline, flops: int) -> Iterable[Total]:
@@ -205,10 +203,7 @@ def alive_text(profile: Profile) -> str:
     return ", ".join(parts)
 
 
-def _fvcore(profile: Profile) -> Total:
-    opinion = profile.second_opinion
-    if opinion is None:
-        raise ValueError("there is no second opinion")
+def _fvcore(profile: Profile, opinion: SecondOpinion) -> Total:
     details = [f"conv and linear outputs {count_text(opinion.conv_linear)}"]
     if profile.macs.forward:
         off = 100 * (opinion.flops / profile.macs.forward - 1)

@@ -51,3 +51,12 @@ def _significant(value: float, digits: int) -> str:
         return "0"
     rounded = float(f"{value:.{digits - 1}e}")
     return f"{rounded:,.{max(digits - 1 - math.floor(math.log10(abs(rounded))), 0)}f}"
+
+
+def percent_text(share: float) -> str:
+    """A percentage that is 0 or 100 only where it is exactly that: "0.21 %", "< 0.01 %"."""
+    if 0 < share < 0.01:
+        return "< 0.01 %"
+    if 99.99 < share < 100:
+        return "> 99.99 %"
+    return f"{share:.0f} %" if share in (0, 100) else f"{share:.2f} %"

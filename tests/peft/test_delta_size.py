@@ -16,9 +16,7 @@ from efftrain.peft.delta_size import predict_delta_bytes
 
 @pytest.mark.parametrize("method", ["norm", "bias", "norm_head", "full"])
 @pytest.mark.parametrize("bn_stats", ["running", "update"])
-def test_the_prediction_is_the_file_to_the_byte(
-    tmp_path: Path, method: str, bn_stats: str
-) -> None:
+def test_the_prediction_is_the_file_to_the_byte(tmp_path: Path, method: str, bn_stats: str) -> None:
     model = digits_mobilenetv2()
     selection = select(model, method)
     apply(model, selection, bn_stats=bn_stats)

@@ -7,7 +7,8 @@ from torch import nn
 from efftrain.profiling import profile
 from efftrain.profiling.roofline import Ceilings
 from efftrain.profiling.second_opinion import SecondOpinion
-from efftrain.render.profile_totals import find_totals, percent_text
+from efftrain.render.profile_totals import find_totals
+from efftrain.render.quantity import percent_text
 from tests.render.conftest import SAMPLES, Small, profile_of
 
 

@@ -22,7 +22,6 @@ import argparse
 import gc
 import importlib.metadata
 import platform
-import resource
 import statistics
 import sys
 import time
@@ -147,8 +146,12 @@ def llama70b() -> None:
 
 
 def peak_gb() -> float:
-    """The most that this process has held; Linux says it in KiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    """The most that this process has held; Linux says it in KiB.
+
+    `ru_maxrss` would not do: a new process takes over that of the one which started it.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024 / 1e9
 
 
 def machine() -> str:

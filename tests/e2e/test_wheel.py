@@ -94,7 +94,7 @@ def expected_content() -> set[str]:
     configs = package_files(ROOT / "conf", "*.yaml")
     assert "conf/train.yaml" in configs
     return (
-        package_files(ROOT / "efftrain", "*.py", "*.safetensors", "py.typed")
+        package_files(ROOT / "efftrain", "*.py", "*.safetensors", "*.cpp", "*.h", "py.typed")
         | {f"efftrain/{name}" for name in configs}
         | {"efftrain/py.typed"}
     )

@@ -104,6 +104,7 @@ class ProfileConfig(TrainConfig):
     devices: int
     fit: str | None
     fit_methods: list[str]
+    fit_memory: list[Literal["off", "exact", "recompute"]]
     against: Mapping[str, Any]  # a dict would be something to build
     measure: bool
     ceilings: bool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 
 from omegaconf import DictConfig
@@ -20,14 +21,14 @@ _log = logging.getLogger(__name__)
 
 
 def fit_methods(config: DictConfig, limit_bytes: int) -> tuple[MethodFit, ...]:
-    """Find the largest batch of the job's own method and of each of `config.fit_methods`.
+    """Find the largest batch for the job's own method and each of `config.fit_methods`, in each mode.
 
     Args:
         config: Checked against `ProfileConfig`.
         limit_bytes: What a step may hold.
 
     Returns:
-        One for each method, the job's own first; one that cannot be used here says why.
+        One for each method and memory mode, the job's own first; one that cannot be used says why.
     """
     methods = dict.fromkeys([config.peft.method, *config.fit_methods])
     try:
@@ -35,13 +36,18 @@ def fit_methods(config: DictConfig, limit_bytes: int) -> tuple[MethodFit, ...]:
             split_method(method)  # a typo ends the job before the first dry run
     except ConfigError as error:
         raise ConfigError(f"fit_methods: {error}") from error
+    modes = dict.fromkeys([config.memory.mode, *config.fit_memory])
+    wanted = list(itertools.product(methods, modes))
     found: list[MethodFit] = []
-    for number, method in enumerate(methods, start=1):
-        _log.info(f"fit in {bytes_text(limit_bytes)}: {method} ({number} of {len(methods)})")
+    for number, (method, memory) in enumerate(wanted, start=1):
+        _log.info(
+            f"fit in {bytes_text(limit_bytes)}: {method}, memory={memory} "
+            f"({number} of {len(wanted)})"
+        )
         try:
-            step = rehearsed(config, method)
+            step = rehearsed(config, method, memory)
         except (ConfigError, MachineError) as error:
-            found.append(MethodFit(method, None, str(error)))
+            found.append(MethodFit(method, memory, None, str(error)))
             continue
         fit = largest_batch(
             step.model,
@@ -52,7 +58,7 @@ def fit_methods(config: DictConfig, limit_bytes: int) -> tuple[MethodFit, ...]:
             autocast=step.autocast,
             held_bytes=lambda peak, step=step: per_device(peak, step, config).device_peak_bytes,
         )
-        found.append(MethodFit(method, fit, ""))
+        found.append(MethodFit(method, memory, fit))
     return tuple(found)
 
 

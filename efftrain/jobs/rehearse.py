@@ -16,6 +16,7 @@ from efftrain.config.build import build
 from efftrain.data.first_batch import REFUSALS, explain_loss
 from efftrain.errors import ConfigError, MachineError
 from efftrain.jobs.assemble import make_task
+from efftrain.jobs.memory import reduce
 from efftrain.jobs.selection import choose
 from efftrain.models.sample_batch import sample_batch
 from efftrain.peft import Selection
@@ -52,12 +53,15 @@ class Rehearsed:
     autocast: torch.dtype | None
 
 
-def rehearsed(config: DictConfig, method: str | None = None) -> Rehearsed:
+def rehearsed(
+    config: DictConfig, method: str | None = None, memory: str | None = None
+) -> Rehearsed:
     """Build what a job would train, without its data.
 
     Args:
         config: Checked against `ProfileConfig`.
         method: Another PEFT method than the config's.
+        memory: Another memory mode than the config's.
 
     Raises:
         ConfigError: The model cannot be built on the meta device, or the batch does not suit it.
@@ -65,6 +69,9 @@ def rehearsed(config: DictConfig, method: str | None = None) -> Rehearsed:
     peft = config.peft.copy()
     if method is not None:
         peft.method = method
+    mode = config.memory.copy()
+    if memory is not None:
+        mode.mode = memory
     pl.seed_everything(config.seed, workers=True, verbose=False)
     model = _build_model(config)
     batch = sample_batch(
@@ -75,6 +82,7 @@ def rehearsed(config: DictConfig, method: str | None = None) -> Rehearsed:
         device=config.device,
     )
     selection = choose(model, peft, lambda m: m(**batch) if isinstance(batch, dict) else m(batch))
+    reduce(model, mode)
     return Rehearsed(
         model=model,
         selection=selection,

@@ -15,21 +15,23 @@ from efftrain.profiling.strategy import DevicePeak
 
 @dataclass(frozen=True)
 class MethodFit:
-    """The largest batch of one PEFT method.
+    """The largest batch of one PEFT method in one memory mode.
 
     Attributes:
         method: Its name.
+        memory: The mode: what is kept between forward and backward.
         fit: The batch; None where the method cannot be used on this model or machine.
         why_not: The reason, then.
     """
 
     method: str
+    memory: str
     fit: Fit | None
     why_not: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Under its JSON keys."""
-        found: dict[str, Any] = {"method": self.method}
+        found: dict[str, Any] = {"method": self.method, "memory": self.memory}
         return (
             {**found, "why_not": self.why_not} if self.fit is None else found | self.fit.to_dict()
         )

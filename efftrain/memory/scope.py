@@ -6,10 +6,12 @@ import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from efftrain.memory.origin import Origin
+
+_ORDINARY = (Tensor, nn.Parameter)
 
 
 @dataclass
@@ -33,20 +35,24 @@ def is_plain(*tensors: Any) -> bool:
 
     A subclass made of other tensors (DTensor, a quantized weight) has its own arithmetic.
     """
-    return all(
-        one is None
-        or (
-            isinstance(one, Tensor)
-            and one.is_floating_point()
-            and not is_traceable_wrapper_subclass(one)
-        )
-        for one in tensors
-    )
+    for one in tensors:
+        if one is None:
+            continue
+        if type(one) not in _ORDINARY and (
+            not isinstance(one, Tensor) or is_traceable_wrapper_subclass(one)
+        ):
+            return False
+        if not one.is_floating_point():
+            return False
+    return True
 
 
 def needs_grad(*tensors: Tensor | None) -> bool:
     """Whether any of these takes part in backward."""
-    return any(one is not None and one.requires_grad for one in tensors)
+    for one in tensors:  # noqa: SIM110  # called for every operation: a generator takes twice as long
+        if one is not None and one.requires_grad:
+            return True
+    return False
 
 
 def is_watched(tensor: Tensor) -> bool:

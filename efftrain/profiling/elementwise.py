@@ -56,6 +56,8 @@ PER_RESULT = {
     "upsample_bicubic2d": 35,  # five cubic sums of 4 products and 3 additions
     "nll_loss_backward": 1,
     "div": 1,
+    "floor_divide": 1,
+    "remainder": 1,
 }  # fmt: skip
 
 # Operations for each element of the first argument: reductions, and gradients that are added up.

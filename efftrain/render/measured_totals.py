@@ -99,7 +99,7 @@ def _of_fits(fits: tuple[MethodFit, ...]) -> Iterable[Total]:
         value, details = _fit_text(fit)
         yield Total(
             f"the largest batch whose step fits{into}",
-            fit.method,
+            f"{fit.method}, memory={fit.memory}",
             value,
             details,
             "predicted",

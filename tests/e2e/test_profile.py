@@ -91,14 +91,19 @@ def test_the_delta_that_is_predicted_is_the_file_that_train_writes(verb):
     assert predicted == Path("trained/delta.safetensors").stat().st_size
 
 
-def test_the_largest_batch_by_method(verb):
-    code, out, err = verb("profile", "fit=64MiB", "fit_methods=[head,full]", "format=json", *QUICK)
+def test_the_largest_batch_by_method_and_memory_mode(verb):
+    code, out, err = verb(
+        "profile", "fit=64MiB", "fit_methods=[head]", "fit_memory=[exact]", "format=json", *QUICK
+    )
     assert code == 0, err
-    fits = {fit["method"]: fit for fit in json.loads(out)["fit"]}
-    assert set(fits) == {"norm", "head", "full"}
-    assert fits["head"]["batch_size"] > fits["norm"]["batch_size"] >= fits["full"]["batch_size"] > 0
-    assert all(fit["step_peak_bytes"] <= 64 * 1024**2 for fit in fits.values())
-    assert "fit in 64.0 MiB: head (2 of 3)" in err
+    found = json.loads(out)["fit"]
+    fits = {(fit["method"], fit["memory"]): fit["batch_size"] for fit in found}
+    assert next(iter(fits)) == ("norm", "off")  # the job's own
+    assert len(fits) == 2 * 2
+    assert fits["head", "off"] > fits["norm", "off"] > 0
+    assert fits["norm", "exact"] > 2 * fits["norm", "off"]  # the norms' inputs alone are kept
+    assert all(fit["step_peak_bytes"] <= 64 * 1024**2 for fit in found)
+    assert "fit in 64.0 MiB: norm, memory=exact (2 of 4)" in err
 
 
 def test_each_of_several_devices_holds_its_share(verb):

@@ -6,6 +6,7 @@ gradient; the gradients of input and bias need the weight and nothing else (pyto
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -16,6 +17,8 @@ from torch import Tensor
 from efftrain.memory.functions.product import note_product
 from efftrain.memory.functions.typed import apply, once
 from efftrain.memory.scope import Scope, is_plain, needs_grad
+
+_POSITIONS = 32
 
 Steps: TypeAlias = "int | Sequence[int]"
 """One number for all spatial dimensions, or one each."""
@@ -125,7 +128,8 @@ def _is_product(
 ) -> bool:
     """Whether a convolution is a matrix product that torch computes with less around it.
 
-    A 1x1 convolution on a CPU with one thread; to the bit the same, and up to 1.4 times as fast.
+    A 1x1 convolution on a CPU with one thread; to the bit the same, and up to 1.4 times as fast. On a
+    few positions (2 x 2) it is slower.
     """
     return (
         grad.device.type == "cpu"
@@ -134,6 +138,7 @@ def _is_product(
         and weight[0, 0].numel() == 1
         and all(step == 1 for step in stride)
         and not any(padding)
+        and math.prod(grad.shape[2:]) >= _POSITIONS
     )
 
 

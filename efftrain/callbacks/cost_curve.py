@@ -32,6 +32,7 @@ class CostCurve(SelfTimed):
         """Nothing is computed yet."""
         self.total_flops = 0.0
         self._samples = 0
+        self._is_unknown = False
         self._written: int | None = None
 
     @timed
@@ -50,6 +51,8 @@ class CostCurve(SelfTimed):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write what the validation has found."""
         self._add_up(trainer)
+        if self._is_unknown:
+            return
         gflop = round(self.total_flops / GIGA)
         if trainer.sanity_checking or gflop == self._written:
             return
@@ -63,7 +66,8 @@ class CostCurve(SelfTimed):
         }
         for logger in trainer.loggers:
             if gflop:
-                logger.log_metrics({"flops/total_gflop": gflop}, step=trainer.global_step)
+                total = {"flops/total_gflop": self.total_flops / GIGA}
+                logger.log_metrics(total, step=trainer.global_step)
             if isinstance(logger, TensorBoardLogger):
                 logger.log_metrics(found, step=gflop)
 
@@ -76,6 +80,8 @@ class CostCurve(SelfTimed):
         cost = find_callback(trainer, ModelCost)
         if cost is not None and (flops := cost.flops_per_sample) is not None:
             self.total_flops += flops * self._samples * trainer.world_size
+        elif self._samples:  # a total that leaves something out would look like one that does not
+            self._is_unknown = True
         self._samples = 0
 
     def state_dict(self) -> dict[str, float]:

@@ -23,7 +23,7 @@ from efftrain.task import Task, scores_of, split_batch
 from efftrain.units import MIB
 
 _SHARDED = (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)
-_AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+_AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 MOST_COPIED_BYTES = 512 * MIB
 """Weights up to which a model that asks for values may be run with them, on a copy."""
 
@@ -78,6 +78,9 @@ def predict_step(
             brought together within the step; or the model cannot be run on shapes.
     """
     _refuse_what_spans_processes(trainer, module)
+    precision = str(trainer.precision)
+    if precision not in _AUTOCAST:
+        raise ConfigError(f"trainer.precision={precision}: its steps cannot be predicted")
     parts = find_parts(module, batch)
     weights = sum(p.numel() * p.element_size() for p in module.parameters())
     with _kept_gradients(module), warnings.catch_warnings():
@@ -87,7 +90,7 @@ def predict_step(
             parts.batch,
             parts.loss_fn,
             optimizer=find_optimizer(trainer.optimizers),
-            autocast=_AUTOCAST.get(str(trainer.precision)),
+            autocast=_AUTOCAST[precision],
             ceilings=ceilings,
             shapes_only=weights > MOST_COPIED_BYTES,
         )

@@ -104,7 +104,8 @@ def serve(folder: Path, port: int | None) -> NoReturn:
     try:
         url = board.launch()
     except program.TensorBoardServerException as error:
-        raise MachineError(f"port={port}: {str(error).strip()}") from error
+        where = f"port={port}: " if port else ""
+        raise MachineError(f"{where}{str(error).strip()}; name a free one: port=6106") from error
     try:
         print(f"{folder} at {url} (Ctrl-C ends it)", flush=True)
         threading.Event().wait()

@@ -6,6 +6,9 @@ forward comes right after its node was made; one in backward runs while its node
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -17,6 +20,25 @@ _engine: Any = cast(Any, torch)._C
 def in_backward() -> bool:
     """Whether backward is running; what it recomputes runs with gradients enabled."""
     return _engine._current_graph_task_id() != -1
+
+
+_again = threading.local()
+
+
+@contextmanager
+def computing_again() -> Generator[None, None, None]:
+    """Say that what runs here was computed in forward already, and not kept."""
+    before = is_computing_again()
+    _again.now = True
+    try:
+        yield
+    finally:
+        _again.now = before
+
+
+def is_computing_again() -> bool:
+    """Whether code within `computing_again` is running, in this thread."""
+    return getattr(_again, "now", False)
 
 
 def newest_node() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 import lightning.pytorch as pl
@@ -12,6 +13,8 @@ from torch import nn
 from efftrain.memory import GradientCheck, MemoryReport, check_gradients, reduce_memory
 from efftrain.memory.kernels import set_backend
 from efftrain.task import Task, scores_of, split_batch
+
+_log = logging.getLogger(__name__)
 
 
 def reduce(model: nn.Module, memory: DictConfig | None) -> MemoryReport | None:
@@ -27,7 +30,9 @@ def reduce(model: nn.Module, memory: DictConfig | None) -> MemoryReport | None:
     if memory is None or memory.mode == "off":
         return None
     set_backend(memory.kernels)
-    return reduce_memory(model, memory.mode)
+    report = reduce_memory(model, memory.mode)
+    _log.info(str(report))
+    return report
 
 
 def check_first_batch(task: Task, data: pl.LightningDataModule, device: str) -> GradientCheck:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from efftrain.config.build import TARGET
 from efftrain.data.first_batch import REFUSALS, describe
 from efftrain.errors import ConfigError, EfftrainError
+from efftrain.graph.rehearsal import first_sample
 from efftrain.jobs.fit import fit_methods, per_device
 from efftrain.jobs.other import as_overrides, with_overrides
 from efftrain.jobs.rehearse import Rehearsed, rehearsed
@@ -46,6 +47,11 @@ def profile_job(config: DictConfig) -> None:
     changes = as_overrides(config.against)
     other = with_overrides("profile", changes) if changes else None
     ceilings = _ceilings(config)
+    if (config.devices == 1) != (config.strategy == "single"):
+        raise ConfigError(
+            f"strategy={config.strategy} devices={config.devices}: several devices need "
+            "strategy=ddp or strategy=fsdp, and one is strategy=single"
+        )
     step = rehearsed(config)
     found = predict_cost(step, ceilings, second_opinion=config.second_opinion)
     measured = _measure(step) if config.measure else None
@@ -132,7 +138,7 @@ def _measure(step: Rehearsed) -> Measured:
     model, batch = step.model, step.batch
     latency = measure_latency(model, batch, progress=_progress("latency"))
     throughput = measure_throughput(model, batch, progress=_progress("throughput"))
-    layers_ms = measure_layers(model, batch, progress=_progress("layers"))
+    layers_ms = measure_layers(model, first_sample(batch), progress=_progress("layers"))
     return Measured(latency, throughput, _measure_step(step), layers_ms)
 
 

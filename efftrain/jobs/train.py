@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
 from efftrain.callbacks import (
@@ -27,6 +29,7 @@ from efftrain.errors import NumericError
 from efftrain.files import write_text
 from efftrain.jobs.assemble import Parts, assemble, make_trainer, plain
 from efftrain.jobs.expected_warnings import expected_warnings
+from efftrain.jobs.memory import check_first_batch
 from efftrain.jobs.stages import EXIT_CODES, evaluate, fit, last_metrics, measure_statistics
 from efftrain.measure.environment import describe_environment
 from efftrain.paths import RunFolder
@@ -37,6 +40,8 @@ from efftrain.render.run_figure import draw_saved, draw_time
 from efftrain.render.summary import metrics_markdown, print_summary, summary_markdown
 from efftrain.run import Figure, RunSummary
 from efftrain.units import KIB
+
+_log = logging.getLogger(__name__)
 
 
 def train(config: DictConfig) -> None:
@@ -77,6 +82,10 @@ def fine_tune(
     _require_finite(before)
     if config.peft.bn_stats == "recalibrate":
         measure_statistics(trainer, parts, config.peft.recalibrate_batches)
+    memory = config.get("memory")
+    if memory is not None and memory.check and memory.mode != "off":
+        check = check_first_batch(parts.task, parts.data, str(trainer.strategy.root_device))
+        _log.info(f"memory.check: gradients differ by {check.error:.1e} of their length")
     began = time.perf_counter()
     status = fit(trainer, parts)
     train_s = time.perf_counter() - began
@@ -104,7 +113,10 @@ def fine_tune(
         figures=_figures(trainer, delta_bytes),
     )
     log_text(trainer.loggers, "summary", metrics_markdown(summary))
-    _draw(trainer)
+    try:
+        _draw(trainer)
+    except Exception as error:  # a finished run is worth more than its pictures
+        _log.warning(f"pictures for TensorBoard are left out: {type(error).__name__}: {error}")
     results = {**after, **_costs(summary)}
     log_hyperparameters(trainer.loggers, _hyperparameters(config), results, trainer.global_step)
     for logger in trainer.loggers:
@@ -153,7 +165,8 @@ def _costs(summary: RunSummary) -> dict[str, float]:
 
 def _draw(trainer: pl.Trainer) -> None:
     """Pictures of what the run measured, and of what was predicted for it."""
-    if not trainer.is_global_zero:
+    pictured = any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers)
+    if not trainer.is_global_zero or not pictured:
         return
     step = trainer.global_step
     memory, timer = find_callback(trainer, ActivationMemory), find_callback(trainer, StepTimer)

@@ -3,9 +3,9 @@
 A norm keeps its input for its own gradient. Whatever follows it can make the norm's output again from
 that input, and need not keep it. So the output carries a note of where it came from.
 
-A note is believed only while it is certain: nothing has written to the tensor since, and the same
-saved-tensor hooks are in force (inside a checkpointed region, forward and recomputation must keep the
-same number of tensors, whatever is known outside).
+A note is believed only while it is certain: nothing has written to the tensor since, or to what it is
+made from, and the same saved-tensor hooks are in force (inside a checkpointed region, forward and
+recomputation must keep the same number of tensors, whatever is known outside).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeAlias, cast
 import torch
 from torch import Tensor
 
+from efftrain.graph.autograd_node import computing_again
 from efftrain.memory.kernels import Activation
 
 Kept: TypeAlias = "Sequence[Tensor | None]"
@@ -45,7 +46,13 @@ class Origin:
     details: Any = None
     memos: tuple[Memo, ...] = ()
     version: int = 0
+    read: tuple[int, ...] = ()
     hooks: Any = None
+
+    def versions(self) -> tuple[int, ...]:
+        """How often each tensor that it is made from was written to."""
+        made_from = [*self.inputs, self.details.input if isinstance(self.details, Gate) else None]
+        return tuple(-1 if one is None else one._version for one in made_from)  # pyright: ignore[reportPrivateUsage]
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,10 @@ class Reader:
 
     def get(self, kept: Kept) -> Tensor:
         """The tensor, from the first `count` of what was saved."""
-        return cast(Tensor, kept[0]) if self._rebuild is None else self._rebuild(kept[: self.count])
+        if self._rebuild is None:
+            return cast(Tensor, kept[0])
+        with computing_again():
+            return self._rebuild(kept[: self.count])
 
 
 class Use(Reader):
@@ -133,6 +143,7 @@ def note_origin(tensor: Tensor, origin: Origin, notes: weakref.WeakSet[Origin]) 
         notes: Where the note is entered, so that `forget` finds it.
     """
     origin.version = tensor._version  # pyright: ignore[reportPrivateUsage]  # torch has no other way to ask
+    origin.read = origin.versions()
     origin.hooks = _saved_tensor_hooks()
     setattr(tensor, _NOTE, origin)
     notes.add(origin)
@@ -145,6 +156,8 @@ def origin_of(tensor: Tensor) -> Origin | None:
     if origin is None or not origin.inputs:
         return None
     if origin.version != tensor._version or origin.hooks != _saved_tensor_hooks():  # pyright: ignore[reportPrivateUsage]
+        return None
+    if origin.read != origin.versions():
         return None
     return origin
 

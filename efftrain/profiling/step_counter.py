@@ -7,7 +7,12 @@ import weakref
 import torch
 from torch import Tensor
 
-from efftrain.graph.autograd_node import in_backward, newest_node, running_node
+from efftrain.graph.autograd_node import (
+    in_backward,
+    is_computing_again,
+    newest_node,
+    running_node,
+)
 from efftrain.graph.observer import Call, storage_key
 from efftrain.graph.rehearsal import Rehearsal
 from efftrain.profiling.attention import ATTENTION, ATTENTION_BACKWARD, recomputed_scores
@@ -54,6 +59,8 @@ class StepCounter:
             self._on_forward(call, "forward")
         elif torch.is_grad_enabled():  # only what backward runs again has them enabled
             self._on_forward(call, "recompute")
+        elif is_computing_again():
+            self._enter(call, self._path_of_node.get(running_node(), ""), "recompute")
         else:
             self._on_backward(call)
 

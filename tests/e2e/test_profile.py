@@ -171,6 +171,7 @@ def test_measured_stands_beside_predicted(verb):
         (["device=meta", "measure=true"], 2, "measure=true needs weights"),
         (["trainer.precision=64-true"], 2, "trainer.precision=64-true cannot be predicted"),
         (["device=cuda"], 6, "device=cuda: there is none"),
+        (["devices=8"], 2, "several devices need strategy=ddp or strategy=fsdp"),
         (["+against.peft=fulll"], 2, "against: peft: no option 'fulll'; did you mean 'full'?"),
         (["batchsize=3"], 2, "batchsize: unknown key; did you mean 'batch_size'?"),
         (["model=torchvision", "model.name=resnet5"], 2, "no classifier 'resnet5'"),

@@ -23,7 +23,10 @@ def max_pool2d(
 ) -> tuple[Tensor, Tensor] | None:
     """As `kernels.max_pool2d`."""
     places = kernel[0] * kernel[1]
-    call = kernels_for("none", x) if places <= 256 and x.dim() in (3, 4) else None
+    # with gaps between its places, a window may lie in the padding as a whole
+    may_be_empty = max(dilation) > 1 and max(padding) > 0
+    taken = places <= 256 and x.dim() in (3, 4) and not may_be_empty
+    call = kernels_for("none", x) if taken else None
     if call is None:
         return None
     # the shape, and whether torch takes these arguments at all

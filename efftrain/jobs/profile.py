@@ -13,16 +13,18 @@ from omegaconf import DictConfig
 
 from efftrain.config.build import TARGET
 from efftrain.data.first_batch import REFUSALS, describe
-from efftrain.errors import ConfigError, EfftrainError
+from efftrain.errors import ConfigError, EfftrainError, MachineError
 from efftrain.graph.rehearsal import first_sample
 from efftrain.jobs.fit import fit_methods, per_device
 from efftrain.jobs.other import as_overrides, with_overrides
 from efftrain.jobs.rehearse import Rehearsed, rehearsed
 from efftrain.measure.ceilings import load_or_measure, measure_ceilings
 from efftrain.measure.cost_report import Comparison, CostReport
-from efftrain.measure.latency import Latency, measure_latency, measure_step
+from efftrain.measure.energy_meter import Counter, find_counters
+from efftrain.measure.latency import Latency, device_of, measure_latency, measure_step
 from efftrain.measure.layer_times import measure_layers
 from efftrain.measure.measured import Measured
+from efftrain.measure.sample_energy import measure_sample_energy
 from efftrain.measure.throughput import measure_throughput
 from efftrain.models.interface import interface_of
 from efftrain.paths import RunFolder
@@ -139,7 +141,17 @@ def _measure(step: Rehearsed) -> Measured:
     latency = measure_latency(model, batch, progress=_progress("latency"))
     throughput = measure_throughput(model, batch, progress=_progress("throughput"))
     layers_ms = measure_layers(model, first_sample(batch), progress=_progress("layers"))
-    return Measured(latency, throughput, _measure_step(step), layers_ms)
+    energy = measure_sample_energy(model, batch, _counters(device_of(model, batch)))
+    return Measured(latency, throughput, _measure_step(step), layers_ms, energy)
+
+
+def _counters(device: torch.device) -> list[Counter]:
+    """The device's energy counters; none, with a line that says so, where a package is missing."""
+    try:
+        return find_counters(device)
+    except MachineError as error:
+        _log.info(f"energy is not measured: {error}")
+        return []
 
 
 def _measure_step(step: Rehearsed) -> Latency | None:

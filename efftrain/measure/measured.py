@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from efftrain.measure.latency import Latency
+from efftrain.measure.sample_energy import SampleEnergy
 from efftrain.measure.throughput import ThroughputSweep
 from efftrain.profiling import Profile
 
@@ -20,12 +21,14 @@ class Measured:
         throughput: Inference at several batch sizes.
         step: A training step on the batch; None where nothing trains.
         layers_ms: Inference of one sample by module.
+        energy: Of inference; None where the device has no counter that can be read.
     """
 
     latency: Latency
     throughput: ThroughputSweep
     step: Latency | None
     layers_ms: dict[str, float]
+    energy: SampleEnergy | None = None
 
     def layer_error_pct(self, profile: Profile) -> float | None:
         """How far the predicted times of the layers are off.
@@ -51,4 +54,6 @@ class Measured:
             "throughput": self.throughput.to_dict(),
             "layers_ms": dict(self.layers_ms),
         }
+        if self.energy is not None:
+            found["energy"] = self.energy.to_dict()
         return found if self.step is None else {**found, "step": self.step.to_dict()}

@@ -57,6 +57,15 @@ def _of_runs(measured: Measured, profile: Profile) -> Iterable[Total]:
         "measured",
         f"{INFERENCE.split(' ')[0]}, the best over several batch sizes",
     )
+    if measured.energy is not None:
+        yield Total(
+            section,
+            "energy",
+            f"{measured.energy.sample_mj:,.3g} mJ",
+            (f"{measured.energy.samples:,} samples by {', '.join(measured.energy.sources)}",),
+            "measured",
+            "of inference of one sample at a time, what else ran on the device included",
+        )
     if measured.step is not None:
         step_predicted = None if profile.step_latency is None else profile.step_latency.predicted_ms
         details = [_percentiles(measured.step)]

@@ -263,3 +263,11 @@ def test_gelus_tail_keeps_its_sign_and_its_nan(way):
     assert -1e-6 < y[1] <= 0
     assert y[2] == 12
     assert y[3].isnan()
+
+
+def test_a_window_that_lies_in_the_padding_as_a_whole_is_left_to_torch() -> None:
+    x = torch.randn(1, 300, 2, 2)
+    y, codes = kernels.max_pool2d(x, (2, 2), (1, 1), (1, 1), (3, 3))
+    wanted = torch.nn.functional.max_pool2d(x, 2, 1, 1, 3)
+    assert torch.equal(y, wanted)
+    assert codes.numel() <= y.numel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,17 @@ def conf_dir() -> Path:
     """
     inside = PACKAGE / "conf"
     return inside if (inside / "train.yaml").is_file() else PACKAGE.parent / "conf"
+
+
+def cache_folder() -> Path:
+    """Where measurements and built kernels are kept: $EFFTRAIN_CACHE, or the system's place for them."""
+    own = os.environ.get("EFFTRAIN_CACHE")
+    if own:
+        return Path(own)
+    shared = Path(os.environ.get("XDG_CACHE_HOME", ""))  # one that is not absolute does not count
+    if not shared.is_absolute():
+        shared = Path(os.path.expanduser("~"), ".cache")  # noqa: PTH111 (Path.home() may raise)
+    return shared / "efftrain"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
-import os
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -27,10 +26,9 @@ from efftrain.files import write_text
 from efftrain.measure.device import device_name
 from efftrain.measure.step_clock import Clock
 from efftrain.measure.stopwatch import RUNS, Stopwatch, Work
+from efftrain.paths import cache_folder
 from efftrain.profiling.roofline import Ceilings
 from efftrain.units import MIB
-
-CACHE_VARIABLE = "EFFTRAIN_CACHE"
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8, torch.float64)
 SIZES = (256, 512, 1024, 2048, 4096, 8192)
@@ -183,17 +181,6 @@ def best_product(
             break
         best = rate if best is None else max(best, rate)
     return best
-
-
-def cache_folder() -> Path:
-    """Where a user's measurements are kept: $EFFTRAIN_CACHE, or the system's place for such files."""
-    own = os.environ.get(CACHE_VARIABLE)
-    if own:
-        return Path(own)
-    shared = Path(os.environ.get("XDG_CACHE_HOME", ""))  # one that is not absolute does not count
-    if not shared.is_absolute():
-        shared = Path(os.path.expanduser("~"), ".cache")  # noqa: PTH111 (Path.home() may raise)
-    return shared / "efftrain"
 
 
 def _cache_file(device: torch.device, folder: Path) -> Path:

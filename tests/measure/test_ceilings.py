@@ -8,12 +8,12 @@ from efftrain.errors import ConfigError
 from efftrain.measure import ceilings
 from efftrain.measure.ceilings import (
     best_product,
-    cache_folder,
     load_or_measure,
     measure_ceilings,
 )
 from efftrain.measure.device import device_name
 from efftrain.measure.stopwatch import RUNS, Stopwatch
+from efftrain.paths import cache_folder
 from efftrain.profiling.roofline import Ceilings
 
 CPU = torch.device("cpu")

@@ -17,6 +17,8 @@ import tempfile
 import threading
 from pathlib import Path
 
+from efftrain.paths import cache_folder
+
 _log = logging.getLogger(__name__)
 _lock = threading.Lock()
 
@@ -104,17 +106,6 @@ def build(compiler: str, flags: tuple[str, ...], folder: Path) -> Path:
         fresh.unlink(missing_ok=True)
         raise
     return path
-
-
-def cache_folder() -> Path:
-    """Where the library is kept: $EFFTRAIN_CACHE, or the system's place for such files."""
-    own = os.environ.get("EFFTRAIN_CACHE")
-    if own:
-        return Path(own)
-    shared = Path(os.environ.get("XDG_CACHE_HOME", ""))  # one that is not absolute does not count
-    if not shared.is_absolute():
-        shared = Path(os.path.expanduser("~"), ".cache")  # noqa: PTH111 (Path.home() may raise)
-    return shared / "efftrain"
 
 
 def _run(*command: str) -> str:
